@@ -1,0 +1,117 @@
+"""Every operating error of the engine, each with a stable code and a message that says what to do.
+
+Programmer errors are assertions, not members of this file. Nothing here knows HTTP, gRPC or
+RocksDB: the doors translate a code into their protocol, `journal/store.py` translates the driver's
+exceptions into these.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Base of all typed errors. `details` are the machine-readable facts behind the message."""
+
+    code: ClassVar[str] = "engine_error"
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class InvalidName(EngineError):
+    """An identifier from outside is not of the allowed form; nothing was written."""
+
+    code = "invalid_name"
+
+
+class LimitExceeded(EngineError):
+    """A size or count is over its bound in `base/limits.py`; nothing was written."""
+
+    code = "limit_exceeded"
+
+
+class InvalidSettings(EngineError):
+    """A setting from a file, a flag or the environment is not usable."""
+
+    code = "invalid_settings"
+
+
+class AppendConflict(EngineError):
+    """The caller expected another next offset: somebody else wrote first. Read, decide, retry."""
+
+    code = "append_conflict"
+
+
+class SegmentSealed(EngineError):
+    """The run's segment is sealed: no record may follow its last one."""
+
+    code = "segment_sealed"
+
+
+class OffsetTrimmed(EngineError):
+    """The records asked for were trimmed; reading can begin at `first_offset`."""
+
+    code = "offset_trimmed"
+
+
+class MalformedRecord(EngineError):
+    """Bytes that should be a record are not one. Never raised for data this engine wrote whole."""
+
+    code = "malformed_record"
+
+
+class JournalClosed(EngineError):
+    """The journal or this tenant's store was closed while the call was under way."""
+
+    code = "journal_closed"
+
+
+class JournalBusy(EngineError):
+    """More is waiting for the disk than the bound allows; wait for a commit and call again."""
+
+    code = "journal_busy"
+
+
+class DirectoryInUse(EngineError):
+    """Another process holds the data directory."""
+
+    code = "directory_in_use"
+
+
+class TenantUnknown(EngineError):
+    """No store exists for the tenant and the caller asked not to create one."""
+
+    code = "tenant_unknown"
+
+
+class TenantLimitReached(EngineError):
+    """All stores that may be open are open and in use; none can be closed to make room."""
+
+    code = "tenant_limit_reached"
+
+
+class StorageFailed(EngineError):
+    """A commit failed for good: the tenant is stopped, since memory may be ahead of disk."""
+
+    code = "storage_failed"
+
+
+class StorageFull(EngineError):
+    """No room on the disk. Nothing was acknowledged; writing resumes once there is room."""
+
+    code = "storage_full"
+
+
+class StorageDamaged(EngineError):
+    """Bytes on disk are not what was written. Names the file and the way out."""
+
+    code = "storage_damaged"
+
+
+class BackupInvalid(EngineError):
+    """A backup is incomplete, of another version, or would overwrite data."""
+
+    code = "backup_invalid"

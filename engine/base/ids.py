@@ -1,0 +1,101 @@
+"""Identifiers: which strings and bytes may name a tenant, a project, a deployment or a run.
+
+A tenant id becomes a directory name, so this file is also the guard against path tricks: the
+alphabet has no dot, slash, NUL or letter outside ASCII. Ids are checked once, at the border where
+they are made; code below takes the checked types and never checks again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import uuid
+from typing import Final, NewType
+
+from engine.base.clock import Clock, system_clock
+from engine.base.errors import InvalidName
+from engine.base.limits import name_length_max
+
+TenantId = NewType("TenantId", str)
+ProjectId = NewType("ProjectId", str)
+DeploymentId = NewType("DeploymentId", str)
+RunId = NewType("RunId", bytes)  # 16 bytes; `run_id_text` is the form users see
+
+RUN_ID_BYTES: Final = 16
+
+# \Z and not $: a dollar also matches before a trailing newline.
+_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{name_length_max}}}\Z", re.ASCII)
+
+
+def _checked_name(what: str, text: object) -> str:
+    if not isinstance(text, str) or _NAME.match(text) is None:
+        shown = text if isinstance(text, str) and len(text) <= 2 * name_length_max else "..."
+        raise InvalidName(
+            f"{what} {shown!r} is not valid: use 1 to {name_length_max} of the characters "
+            "A-Z a-z 0-9 _ -",
+            field=what,
+        )
+    return text
+
+
+def tenant_id(text: object) -> TenantId:
+    return TenantId(_checked_name("tenant_id", text))
+
+
+def project_id(text: object) -> ProjectId:
+    return ProjectId(_checked_name("project_id", text))
+
+
+def deployment_id(text: object) -> DeploymentId:
+    return DeploymentId(_checked_name("deployment_id", text))
+
+
+class RunIdFactory:
+    """Makes UUIDv7 run ids that never go backwards within the process.
+
+    The id begins with the millisecond it was made in, so a run's records lie beside those of its
+    contemporaries, and an archived run can be found by the day in its id. Within a millisecond
+    (or when the clock steps back) the 12 bits after the version count up; when they overflow, the
+    millisecond is borrowed from the future.
+    """
+
+    def __init__(self, clock: Clock = system_clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = 0  # (milliseconds << 12) | counter
+
+    def __call__(self) -> RunId:
+        with self._lock:
+            self._last = max(self._clock.now_ms() << 12, self._last + 1)
+            ticks = self._last
+        head = (ticks >> 12) << 16 | 0x7000 | (ticks & 0xFFF)
+        tail = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+        return RunId(head.to_bytes(8, "big") + tail.to_bytes(8, "big"))
+
+
+new_run_id: Final = RunIdFactory()
+
+
+def run_id_text(run: RunId) -> str:
+    return str(uuid.UUID(bytes=run))
+
+
+def parse_run_id(text: object) -> RunId:
+    """The 16 bytes of a run id in canonical text, as a user sends it."""
+    try:
+        parsed = uuid.UUID(text) if isinstance(text, str) else None
+    except ValueError:
+        parsed = None
+    if parsed is None or str(parsed) != str(text).lower():
+        raise InvalidName(
+            f"run id {str(text)[:80]!r} is not valid: it has the form "
+            "01890a5d-ac96-774b-bcce-b302099a8057",
+            field="run_id",
+        )
+    return RunId(parsed.bytes)
+
+
+def run_created_ms(run: RunId) -> int:
+    """When the run id was made, in milliseconds since the epoch: its first 48 bits."""
+    return int.from_bytes(run[:6], "big")

@@ -1,0 +1,73 @@
+"""The data directory: who holds it, and whether this engine can read it.
+
+One process writes to a data directory at a time. The lock is the kernel's (`flock`), so it goes
+with the process that held it, however that one ended; the text in the file only serves the
+message that a second process prints.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from engine.base.errors import DirectoryInUse, StorageFailed
+from engine.journal.layout import lock_path, segments_path, system_path
+
+FORMAT: Final = "1"
+
+
+class DataDirectory:
+    """A data directory that this process holds until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            segments_path(path).mkdir(parents=True, exist_ok=True)
+            system_path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageFailed(
+                f"the data directory {path} cannot be used: {error.strerror}. Give --data-dir a "
+                "directory that this user may write to",
+                path=str(path),
+            ) from error
+        try:
+            self._take()
+            self._check_format()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._lock, 200, 0).decode(errors="replace").strip()
+            raise DirectoryInUse(
+                f"the data directory {self.path} is in use by {holder or 'another process'}; "
+                "stop it, or give this one another --data-dir",
+                path=str(self.path),
+                holder=holder,
+            ) from error
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:120]
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} ({command})\n".encode(), 0)
+
+    def _check_format(self) -> None:
+        file = self.path / "FORMAT"
+        if not file.exists():
+            file.write_text(FORMAT + "\n")
+            return
+        found = file.read_text(errors="replace").strip()
+        if found != FORMAT:
+            raise StorageFailed(
+                f"the data directory {self.path} has format {found[:20]!r}, this engine reads "
+                f"{FORMAT!r}; use the version of the engine that wrote it",
+                path=str(self.path),
+            )
+
+    def close(self) -> None:
+        os.close(self._lock)

@@ -1,0 +1,63 @@
+"""The journal's background services: what is due by time rather than by a request.
+
+All of one shape: an interval and a `run_once`. They hold no state of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from engine.base import limits
+
+if TYPE_CHECKING:
+    from engine.journal.tenants import Journal
+
+
+async def run_keepers(journal: Journal) -> None:
+    settings = journal.settings
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_every, settings.tenant_idle_close_s / 4, close_idle_tenants, journal)
+        nursery.start_soon(_every, limits.resume_interval_ms / 1_000, resume_tenants, journal)
+        if settings.durability == "interval":
+            nursery.start_soon(_every, settings.flush_interval_ms / 1_000, sync_tenants, journal)
+
+
+async def _every(
+    interval_s: float, run_once: Callable[[Journal], Awaitable[int]], journal: Journal
+) -> None:
+    while True:
+        await trio.sleep(interval_s)
+        await run_once(journal)
+
+
+async def close_idle_tenants(journal: Journal) -> int:
+    """Close stores that nobody has used for a while; how many."""
+    before_us = journal.clock.monotonic_us() - journal.settings.tenant_idle_close_s * 1_000_000
+    closed = 0
+    for opened in journal.open_tenants():
+        if opened.is_idle and opened.used_us <= before_us:
+            await journal.close_tenant(opened)
+            closed += 1
+    return closed
+
+
+async def resume_tenants(journal: Journal) -> int:
+    """Look whether tenants that stopped on a full disk can go on; how many did."""
+    resumed = 0
+    for opened in journal.open_tenants():
+        if opened.committer.stopped_by is not None and await opened.try_resume():
+            resumed += 1
+    return resumed
+
+
+async def sync_tenants(journal: Journal) -> int:
+    """The flush tick of durability mode `interval`; how many stores had something to sync."""
+    synced = 0
+    for opened in journal.open_tenants():
+        if opened.committer.unsynced:
+            await opened.committer.sync()
+            synced += 1
+    return synced

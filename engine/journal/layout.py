@@ -1,0 +1,84 @@
+"""How a tenant's store is laid out: the tags of its rows, the head row, the paths on disk.
+
+    {data_dir}/LOCK                                   who has the directory
+    {data_dir}/segments/tenant={id}/records.rocksdb   one database per tenant
+    {data_dir}/system/system.rocksdb                  what concerns more than one tenant
+
+Rows of a tenant begin with a tag byte. `h` is the journal's own; the rest belongs to the layers
+above, which name it here so that no two take the same one.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+from engine.base.errors import InvalidName, MalformedRecord
+from engine.base.ids import RUN_ID_BYTES, RunId, TenantId, tenant_id
+from engine.ext.append import SegmentHead
+
+HEAD_TAG: Final = b"h"  # h + run id -> where the segment begins and ends; sealed or trimmed runs
+RUN_TAG: Final = b"r"  # r + run id -> the run's current state
+
+# first offset, next offset, sealed
+_HEAD: Final = struct.Struct(">QQB")
+
+
+def head_key(run: RunId | bytes) -> bytes:
+    return HEAD_TAG + run
+
+
+def run_key(run: RunId | bytes) -> bytes:
+    return RUN_TAG + run
+
+
+def encode_head(head: SegmentHead) -> bytes:
+    return _HEAD.pack(head.first_offset, head.next_offset, head.sealed)
+
+
+def decode_head(run: bytes, value: bytes) -> SegmentHead:
+    if len(value) != _HEAD.size or len(run) != RUN_ID_BYTES:
+        raise MalformedRecord(f"the head row of run {run.hex()} has {len(value)} bytes")
+    first_offset, next_offset, sealed = _HEAD.unpack(value)
+    if first_offset > next_offset or sealed > 1:
+        raise MalformedRecord(
+            f"the head row of run {run.hex()} says it begins at {first_offset} and ends at "
+            f"{next_offset}"
+        )
+    return SegmentHead(run, first_offset, next_offset, bool(sealed))
+
+
+def segments_path(data_dir: Path) -> Path:
+    return data_dir / "segments"
+
+
+def tenant_path(data_dir: Path, tenant: TenantId) -> Path:
+    return segments_path(data_dir) / f"tenant={tenant}"
+
+
+def store_path(data_dir: Path, tenant: TenantId) -> Path:
+    return tenant_path(data_dir, tenant) / "records.rocksdb"
+
+
+def system_path(data_dir: Path) -> Path:
+    return data_dir / "system" / "system.rocksdb"
+
+
+def lock_path(data_dir: Path) -> Path:
+    return data_dir / "LOCK"
+
+
+def tenants_on_disk(data_dir: Path) -> list[TenantId]:
+    """Every tenant that has a store, by name. What is not ours in the folder is passed over."""
+    found: list[TenantId] = []
+    folder = segments_path(data_dir)
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = entry.name.removeprefix("tenant=")
+        if name == entry.name or not entry.is_dir():
+            continue
+        try:
+            found.append(tenant_id(name))
+        except InvalidName:
+            continue
+    return found

@@ -1,0 +1,288 @@
+"""One tenant's journal: its store, its committer, and the heads of its open segments.
+
+Opened and closed by `tenants.py`. A stopped tenant refuses to write and goes on reading; one that
+stopped because the disk was full comes back by itself once there is room, with its heads read anew
+from the disk, since what was pending when it stopped may or may not have been written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+
+from engine.base import limits
+from engine.base.clock import Clock
+from engine.base.errors import (
+    EngineError,
+    JournalClosed,
+    OffsetTrimmed,
+    StorageDamaged,
+    StorageFull,
+    TenantUnknown,
+)
+from engine.base.ids import RunId, TenantId
+from engine.ext.append import SegmentHead
+from engine.ext.offsets import record_key, split_key
+from engine.ext.replay import RunFold
+from engine.journal.committer import (
+    CommitStatistics,
+    Committer,
+    CommitThreads,
+    Durability,
+    LoopBudget,
+    Release,
+    wake_tail,
+)
+from engine.journal.layout import HEAD_TAG, decode_head, encode_head, head_key
+from engine.journal.segment import Segment
+from engine.journal.store import OpenMode, Store, StoreResources
+from engine.journal.wal import WalReport
+from engine.model.runs import RunSummary
+
+_LAST_OFFSET_KEY = b"\xff" * 8
+
+
+class TenantStatistics(msgspec.Struct, frozen=True):
+    tenant_id: TenantId
+    commits: CommitStatistics
+    store: dict[str, int]
+    segments_open: int
+    stopped_by: str | None
+
+
+class TenantJournal:
+    """What the layers above hold of a tenant: segments, rows, and nothing of RocksDB."""
+
+    def __init__(
+        self,
+        tenant: TenantId,
+        store: Store,
+        *,
+        resources: StoreResources,
+        durability: Durability,
+        release: Release,
+        threads: CommitThreads,
+        budget: LoopBudget,
+        clock: Clock,
+        wal_report: WalReport,
+    ) -> None:
+        self.tenant_id = tenant
+        self.wal_report = wal_report
+        self.pins = 0
+        self.used_us = clock.monotonic_us()
+        self.committer = Committer(
+            store,
+            durability=durability,
+            release=release,
+            threads=threads,
+            budget=budget,
+            clock=clock,
+            on_stop=self._on_stop,
+        )
+        self.store = store
+        self._resources = resources
+        self._clock = clock
+        self._resumed_us = 0
+        self._resume_lock = trio.Lock()
+        self._heads: weakref.WeakValueDictionary[bytes, SegmentHead] = weakref.WeakValueDictionary()
+
+    # ---- segments ----
+
+    def open_segment(self, run: RunId) -> Segment:
+        """The view of a run's records, whether there are any or not."""
+        head = self._heads.get(run)
+        if head is None:
+            head = self._load_head(run)
+            self._heads[run] = head
+        return Segment(self, run, head)
+
+    def new_segment(self, run: RunId) -> Segment:
+        """As `open_segment`, for a run id made just now: the disk is not asked."""
+        assert run not in self._heads
+        head = SegmentHead(run)
+        self._heads[run] = head
+        return Segment(self, run, head)
+
+    def _load_head(self, run: bytes) -> SegmentHead:
+        row = self.store.row(head_key(run))
+        head = SegmentHead(run) if row is None else decode_head(run, row)
+        # Past the greatest offset: the last record of the run is the greatest key below that.
+        last = self.store.last_record_key(
+            record_key(run, head.first_offset), run + _LAST_OFFSET_KEY
+        )
+        if last is not None:
+            head.next_offset = max(head.next_offset, split_key(last)[1] + 1)
+            head.durable_offset = head.next_offset
+        return head
+
+    def runs(self) -> Iterator[RunId]:
+        """Every run that has a record, in the order of their ids. Skips from run to run."""
+        begin = b"\x00" * 24
+        while True:
+            first = next(self.store.records(begin, b"\xff" * 25), None)
+            if first is None:
+                return
+            run = split_key(first[0])[0]
+            yield RunId(run)
+            begin = run + _LAST_OFFSET_KEY + b"\x00"
+
+    # ---- rows ----
+
+    def row(self, key: bytes) -> bytes | None:
+        return self.store.row(key)
+
+    def rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return self.store.rows(prefix)
+
+    async def write_rows(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Rows without a record, durable when this returns."""
+        assert not any(key.startswith(HEAD_TAG) for key, _ in rows)
+        await self.wait_until_writable()
+        await self._change_rows(list(rows), [])
+
+    async def write_head(
+        self, head: SegmentHead, *, ranges: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """For `Segment`: where it begins and ends, and which records go with that."""
+        await self._change_rows([(head_key(head.run), encode_head(head))], list(ranges))
+
+    async def _change_rows(
+        self, rows: list[tuple[bytes, bytes | None]], ranges: list[tuple[bytes, bytes]]
+    ) -> None:
+        self.committer.pending.change_rows(rows, ranges, trio.lowlevel.current_task())
+        self.committer.wake()
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    # ---- reading for segments ----
+
+    def values_of(self, run: RunId, begin: int, end: int) -> Iterator[bytes]:
+        """The bytes of a run's records [begin, end), all of them or an error."""
+        begin_key, end_key = record_key(run, begin), record_key(run, end)
+        count = 0
+        for value in self.store.record_values(begin_key, end_key):
+            count += 1
+            yield value
+        self._check_count(begin_key, end_key, count, end - begin)
+
+    def fold(self, run: RunId, head: SegmentHead) -> RunSummary:
+        if head.first_offset > 0:
+            raise OffsetTrimmed(
+                f"run {run.hex()} was trimmed before offset {head.first_offset}; its state is in "
+                "its state row, its history in the archive",
+                first_offset=head.first_offset,
+            )
+        fold = RunFold()
+        begin_key, end_key = record_key(run, 0), record_key(run, head.durable_offset)
+        count = fold.feed_all(self.store.record_values(begin_key, end_key))
+        self._check_count(begin_key, end_key, count, head.durable_offset)
+        return fold.summary()
+
+    def _check_count(self, begin_key: bytes, end_key: bytes, count: int, owed: int) -> None:
+        if count == owed:
+            return
+        error = self.store.explain_short_read(begin_key, end_key)
+        if isinstance(error, StorageDamaged):
+            self.committer.stop(error)
+        raise error
+
+    # ---- stopping and resuming ----
+
+    async def wait_until_writable(self) -> None:
+        """Until there is room in the queue; raises if the tenant is stopped for good or closed."""
+        committer = self.committer
+        if committer.stopped_by is not None and not await self.try_resume():
+            committer.raise_if_stopped()
+        if not committer.pending.has_room:
+            await committer.wait_for_room()
+        committer.raise_if_stopped()
+
+    async def try_resume(self) -> bool:
+        """After a full disk: if there is room again, reopen and go on. True if writing goes."""
+        async with self._resume_lock:
+            if self.committer.stopped_by is None:
+                return True
+            now_us = self._clock.monotonic_us()
+            if (
+                not isinstance(self.committer.stopped_by, StorageFull)
+                or now_us - self._resumed_us < limits.resume_interval_ms * 1_000
+                or shutil.disk_usage(self.store.path).free < limits.resume_free_bytes_min
+            ):
+                return False
+            self._resumed_us = now_us
+            try:
+                await self._reopen()
+            except EngineError:
+                return False  # still stopped; the next call looks again
+            return True
+
+    async def _reopen(self) -> None:
+        path = self.store.path
+        self.store.close()
+        try:
+            self.store = await trio.to_thread.run_sync(
+                Store, path, self._resources, OpenMode.READ_WRITE
+            )
+        except EngineError:
+            self.store = await trio.to_thread.run_sync(
+                Store, path, self._resources, OpenMode.READ_ONLY
+            )
+            raise
+        for run, head in list(self._heads.items()):
+            found = self._load_head(run)
+            head.first_offset = found.first_offset
+            head.next_offset = found.next_offset
+            head.durable_offset = found.durable_offset
+            head.sealed = found.sealed
+        self.committer.resume(self.store)
+
+    def _on_stop(self, error: EngineError) -> None:
+        """Who tails a segment of a stopped tenant is woken, to be told."""
+        for head in list(self._heads.values()):
+            wake_tail(head)
+
+    # ---- for the keeper of all tenants ----
+
+    def checkpoint(self, path: Path) -> int:
+        """A consistent copy at `path`; the store's sequence number in it is at least this."""
+        sequence = self.store.sequence_number()
+        self.store.checkpoint(path)
+        return sequence
+
+    def flush(self) -> None:
+        """Write out what is in memory, so that the next open has nothing to replay."""
+        self.store.flush()
+
+    def compact(self) -> None:
+        self.store.compact_records(None, None)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.pins == 0 and self.committer.pending.is_empty
+
+    def statistics(self) -> TenantStatistics:
+        stopped_by = self.committer.stopped_by
+        return TenantStatistics(
+            tenant_id=self.tenant_id,
+            commits=self.committer.statistics(),
+            store=self.store.statistics(),
+            segments_open=len(self._heads),
+            stopped_by=None if stopped_by is None else stopped_by.code,
+        )
+
+    async def aclose(self) -> None:
+        """Commit what is pending, then close the store. Views of it raise from now on."""
+        await self.committer.aclose()
+        self._on_stop(JournalClosed("closed"))
+        await trio.to_thread.run_sync(self.store.close)
+
+
+def unknown_tenant(tenant: TenantId) -> TenantUnknown:
+    return TenantUnknown(
+        f"tenant {tenant!r} has no journal here; check the name, or start a run to create it",
+        tenant_id=tenant,
+    )

@@ -1,0 +1,1 @@
+"""Programs to run and to read; each is one file and one line to start."""

@@ -1,0 +1,1 @@
+"""The compiled hot path, held against its plain twins."""
