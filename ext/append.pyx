@@ -120,6 +120,15 @@ cdef class PendingQueue:
             and self.byte_count < self._pending_bytes_max
         )
 
+    def has_room_for(self, Py_ssize_t records):
+        """Whether a transition of this many records can be taken now. An empty queue takes any."""
+        if self.record_count == 0:
+            return self.byte_count < self._pending_bytes_max
+        return (
+            self.record_count + records <= self._pending_records_max
+            and self.byte_count < self._pending_bytes_max
+        )
+
     def append(
         self,
         SegmentHead head not None,

@@ -1,21 +1,7 @@
 # The fold of a run's records into its summary.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-
-cdef struct Field:
-    uint32_t number
-    uint32_t wire_type
-    uint64_t varint               # wire types 0, 1 and 5
-    const unsigned char* data     # wire type 2
-    Py_ssize_t length
-
-
-cdef struct Cursor:
-    const unsigned char* at
-    const unsigned char* end
-
-
-cdef int next_field(Cursor* cursor, Field* field) except -1
+from engine.ext.protobuf cimport Cursor
 
 
 cdef class RunFold:

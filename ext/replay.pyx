@@ -6,22 +6,24 @@ it is fed the values. Specification: tests/twins/replay.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from engine.ext.offsets cimport HEADER_BYTES, KIND_MAX, VERSION, load_u32, load_u64
+from engine.ext.protobuf cimport (
+    WIRE_BYTES,
+    WIRE_FIXED64,
+    WIRE_VARINT,
+    Cursor,
+    Field,
+    inside,
+    next_field,
+    text_of,
+)
 
 from engine.base.errors import MalformedRecord
 from engine.model.records import STATUS_AFTER, RecordKind
 from engine.model.runs import TERMINAL_STATUSES, RunStatus, RunSummary
-
-cdef enum:
-    WIRE_VARINT = 0
-    WIRE_FIXED64 = 1
-    WIRE_BYTES = 2
-    WIRE_FIXED32 = 5
-    TAG_BYTES_MAX = 5  # a field number has 29 bits, a wire type 3
 
 cdef enum:
     RUN_ACCEPTED = 1
@@ -59,83 +61,9 @@ def _load_tables():
 _load_tables()
 
 
-cdef int _malformed(str what) except -1:
-    raise MalformedRecord(f"a record's payload is not protobuf: {what}")
-
-
-cdef int _read_varint(Cursor* cursor, uint64_t* value) except -1:
-    cdef uint64_t result = 0
-    cdef int shift = 0
-    cdef unsigned char byte
-    while cursor.at < cursor.end:
-        byte = cursor.at[0]
-        cursor.at += 1
-        if shift == 63 and byte > 1:
-            return _malformed("a varint is over 64 bits")
-        result |= <uint64_t>(byte & 0x7F) << shift
-        if byte < 0x80:
-            value[0] = result
-            return 0
-        shift += 7
-        if shift > 63:
-            return _malformed("a varint is longer than ten bytes")
-    return _malformed("it ends within a varint")
-
-
-cdef int next_field(Cursor* cursor, Field* field) except -1:
-    """Read one field and step over it: 1, or 0 at the end."""
-    cdef uint64_t tag
-    cdef Py_ssize_t left
-    if cursor.at >= cursor.end:
-        return 0
-    cdef const unsigned char* began = cursor.at
-    _read_varint(cursor, &tag)
-    if cursor.at - began > TAG_BYTES_MAX or tag >> 32 or tag >> 3 == 0:
-        return _malformed(f"{tag >> 3} is not a field number")
-    field.number = <uint32_t>(tag >> 3)
-    field.wire_type = <uint32_t>(tag & 7)
-    field.varint = 0
-    field.data = NULL
-    field.length = 0
-    if field.wire_type == WIRE_VARINT:
-        _read_varint(cursor, &field.varint)
-        return 1
-    left = cursor.end - cursor.at
-    if field.wire_type == WIRE_BYTES:
-        _read_varint(cursor, &field.varint)
-        left = cursor.end - cursor.at
-        if field.varint > <uint64_t>left:
-            return _malformed(f"field {field.number} is longer than what is left")
-        field.data = cursor.at
-        field.length = <Py_ssize_t>field.varint
-        cursor.at += field.length
-    elif field.wire_type == WIRE_FIXED64:
-        if left < 8:
-            return _malformed("it ends within a fixed64")
-        memcpy(&field.varint, cursor.at, 8)  # little-endian on the wire and on our machines
-        cursor.at += 8
-    elif field.wire_type == WIRE_FIXED32:
-        if left < 4:
-            return _malformed("it ends within a fixed32")
-        memcpy(&field.varint, cursor.at, 4)
-        cursor.at += 4
-    else:
-        return _malformed(f"wire type {field.wire_type} is not in use")
-    return 1
-
-
 cdef uint64_t _sum(uint64_t left, uint64_t right) noexcept:
     """A counter stays at its greatest value rather than beginning anew."""
     return left + right if right <= UINT64_MAX - left else UINT64_MAX
-
-
-cdef str _text(Field* field):
-    try:
-        return PyUnicode_DecodeUTF8(<const char*>field.data, field.length, NULL)
-    except UnicodeDecodeError as error:
-        raise MalformedRecord(
-            f"field {field.number} of a record is not UTF-8: {error.reason}"
-        ) from error
 
 
 cdef class RunFold:
@@ -318,19 +246,19 @@ cdef class RunFold:
             elif field.wire_type != WIRE_BYTES:
                 continue
             elif field.number == 1:
-                project = _text(&field)
+                project = text_of(&field)
             elif field.number == 2:
-                deployment = _text(&field)
+                deployment = text_of(&field)
             elif field.number == 3:
-                component = _text(&field)
+                component = text_of(&field)
             elif field.number == 10:
-                trace = _text(&field)
+                trace = text_of(&field)
             elif field.number == 11:
-                correlation = _text(&field)
+                correlation = text_of(&field)
             elif field.number == 12:
                 parent = (<const char*>field.data)[:field.length]
             elif field.number == 15:
-                prompt_version = _text(&field)
+                prompt_version = text_of(&field)
         self._project_id = project
         self._deployment_id = deployment
         self._component = component
@@ -376,7 +304,7 @@ cdef class RunFold:
         cdef double cost_usd = 0.0
         while next_field(&cursor, &field):
             if field.number == 2 and field.wire_type == WIRE_BYTES:
-                model = _text(&field)
+                model = text_of(&field)
             elif field.number == 5 and field.wire_type == WIRE_FIXED64:
                 memcpy(&cost_usd, &field.varint, 8)
             elif field.wire_type != WIRE_VARINT:
@@ -410,15 +338,14 @@ cdef class RunFold:
         while next_field(&cursor, &field):
             if field.number != field_number or field.wire_type != WIRE_BYTES:
                 continue
-            inner.at = field.data
-            inner.end = field.data + field.length
+            inner = inside(&field)
             while next_field(&inner, &inner_field):
                 if inner_field.wire_type != WIRE_BYTES:
                     continue
                 if inner_field.number == 1:
-                    code = _text(&inner_field)
+                    code = text_of(&inner_field)
                 elif inner_field.number == 2:
-                    message = _text(&inner_field)
+                    message = text_of(&inner_field)
         self._error_code = code
         self._error_message = message
         return 0

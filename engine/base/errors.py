@@ -115,3 +115,99 @@ class BackupInvalid(EngineError):
     """A backup is incomplete, of another version, or would overwrite data."""
 
     code = "backup_invalid"
+
+
+class UnknownComponent(EngineError):
+    """No worker of this tenant and deployment has registered the component."""
+
+    code = "unknown_component"
+
+
+class UnknownRun(EngineError):
+    """The tenant has no run of this id."""
+
+    code = "unknown_run"
+
+
+class RunTerminal(EngineError):
+    """The run has ended; nothing can be done to it any more."""
+
+    code = "run_terminal"
+
+
+class InvalidInput(EngineError):
+    """A value from outside does not have the form that is asked for; names the field."""
+
+    code = "invalid_input"
+
+
+class IdempotencyConflict(EngineError):
+    """The idempotency key was used before, with another input."""
+
+    code = "idempotency_conflict"
+
+
+class Unauthorized(EngineError):
+    """The caller did not say who it is, or is not who it says."""
+
+    code = "unauthorized"
+
+
+class RateLimited(EngineError):
+    """The caller asks for more than it may; says when to come again."""
+
+    code = "rate_limited"
+
+
+class StaleFence(EngineError):
+    """A frame of an earlier lease: somebody else holds the run. Nothing was changed."""
+
+    code = "stale_fence"
+
+
+class UnknownWait(EngineError):
+    """The run has no open wait of this id."""
+
+    code = "unknown_wait"
+
+
+class NotDeterministic(EngineError):
+    """The code asked for another operation than the journal has at this position."""
+
+    code = "not_deterministic"
+
+
+class NotSerializable(EngineError):
+    """A value cannot be written as JSON; names where in the value."""
+
+    code = "not_serializable"
+
+
+class DuplicateComponent(EngineError):
+    """Two components of one registration have the same name."""
+
+    code = "duplicate_component"
+
+
+class UnsupportedSdk(EngineError):
+    """The worker's SDK speaks another protocol than this engine."""
+
+    code = "unsupported_sdk"
+
+
+class InvalidEndpoint(EngineError):
+    """An endpoint is not a URL with http:// or https://."""
+
+    code = "invalid_endpoint"
+
+
+class Gone(EngineError):
+    """What was asked for existed and is not kept any more."""
+
+    code = "gone"
+
+
+class AddressInUse(EngineError):
+    """Another process listens where this one was told to; names the option to change."""
+
+    code = "address_in_use"

@@ -7,6 +7,7 @@ they are made; code below takes the checked types and never checks again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -99,3 +100,18 @@ def parse_run_id(text: object) -> RunId:
 def run_created_ms(run: RunId) -> int:
     """When the run id was made, in milliseconds since the epoch: its first 48 bits."""
     return int.from_bytes(run[:6], "big")
+
+
+def child_run_id(parent: RunId, position: int) -> RunId:
+    """The id of the child that a run starts at a position: the same whoever computes it, so that
+    the worker knows it before the engine answers and a child is started once. Its millisecond is
+    the parent's; the 74 bits that are count and chance in other ids are a digest of both.
+    """
+    assert len(parent) == RUN_ID_BYTES
+    assert 0 <= position < 2**64
+    seed = parent + position.to_bytes(8, "big")
+    bits = hashlib.blake2b(seed, digest_size=10, person=b"child run").digest()
+    count = int.from_bytes(bits[:2], "big") & 0xFFF
+    head = int.from_bytes(parent[:6], "big") << 16 | 0x7000 | count
+    tail = int.from_bytes(bits[2:], "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    return RunId(head.to_bytes(8, "big") + tail.to_bytes(8, "big"))

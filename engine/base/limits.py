@@ -60,6 +60,58 @@ tenant_idle_close_s_min: Final = 1
 resume_free_bytes_min: Final = 16 * MIB
 resume_interval_ms: Final = 250
 
+# Runs.
+signal_ids_kept_max: Final = 1_000
+signals_buffered_max: Final = 10_000
+waits_open_max: Final = 10_000
+children_open_max: Final = 20_000
+# A run that was handed out this often without getting anywhere takes its workers down with it.
+fruitless_starts_max: Final = 5
+
+list_runs_max: Final = 1_000
+idempotency_key_bytes_max: Final = 256
+input_bytes_max: Final = 2 * MIB
+
+# Dispatching. A dispatch carries a run's journal; a short one is kept in memory for it.
+dispatch_entries_cached_max: Final = 128
+lease_ms: Final = 15_000
+
+# Live events (output, progress, logs) that wait for one listener; more than that are dropped.
+live_events_buffered_max: Final = 1_000
+dispatch_page_bytes_max: Final = 1 * MIB
+
+event_page_records_max: Final = 500
+
+# Timers: how many are looked at in one go, and how long the service sleeps at most, which is how
+# late a jump of the wall clock can be noticed.
+timers_per_look_max: Final = 1_000
+timer_look_ms_max: Final = 1_000
+
+# Workers. A tenant's pools remember what was registered after the last worker left.
+worker_capacity_max: Final = 10_000
+workers_per_tenant_max: Final = 10_000
+components_per_worker_max: Final = 1_000
+components_known_max: Final = 10_000
+deployments_known_max: Final = 1_000
+component_name_length_max: Final = 128
+schema_bytes_max: Final = 256 * KIB
+
+# The worker stream. A message carries every frame that is ready, up to the size it aims at; a
+# single frame may be larger, and no message, in either direction, is larger than the maximum.
+# A worker that does not read gets no new runs past `pause` bytes, and is cut off at the maximum.
+stream_message_bytes_max: Final = 8 * MIB
+stream_message_bytes_aim: Final = 256 * KIB
+stream_message_frames_max: Final = 65_536
+stream_frames_per_turn_max: Final = 64
+stream_outgoing_bytes_max: Final = 64 * MIB
+stream_outgoing_bytes_pause: Final = 4 * MIB
+stream_outgoing_bytes_resume: Final = 1 * MIB
+stream_connections_max: Final = 20_000
+stream_refusal_characters_max: Final = 4_000
+# How long a report waits for room in the journal before its worker is told that there is none.
+stream_busy_retries_max: Final = 1_500
+stream_busy_retry_ms: Final = 20
+
 # WAL scan: a record longer than this cannot have been written by this engine.
 wal_report_regions_max: Final = 100
 
@@ -67,6 +119,12 @@ assert batch_bytes_max >= record_payload_bytes_max, "one record must fit a batch
 assert pending_bytes_max >= batch_bytes_max
 assert pending_records_max >= records_per_transition_max >= batch_records_max
 assert inline_pass_us_max >= inline_commit_us_max
+assert stream_message_bytes_max > record_payload_bytes_max, "a frame must be able to carry a record"
+assert stream_message_bytes_aim < stream_message_bytes_max < stream_outgoing_bytes_max
+assert (
+    stream_outgoing_bytes_resume < stream_outgoing_bytes_pause < stream_outgoing_bytes_max
+), "a worker is paused before it is cut off, and resumed below where it was paused"
+assert stream_frames_per_turn_max < stream_message_frames_max
 assert read_page_bytes_max >= record_payload_bytes_max, "a page must be able to carry a record"
 assert tenants_open_min <= tenants_open_max
 assert flush_interval_ms_min <= flush_interval_ms_max

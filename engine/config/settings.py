@@ -8,6 +8,7 @@ allowed. Knows no component: each takes the group that is its own.
 from __future__ import annotations
 
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,9 +65,18 @@ def load_settings(
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidSettings(
-            f"the settings are not usable: {error}. "
+            f"the settings are not usable: {error}{_allowed(str(error))}. "
             f"They come from {file or 'no file'}, {_ENVIRONMENT_PREFIX}* variables and flags"
         ) from error
+
+
+def _allowed(message: str) -> str:
+    """The values of a setting that has a list of them; the checker names only what was wrong."""
+    owner: object = Settings
+    for name in message.partition("`$.")[2].rstrip("`").split("."):
+        owner = typing.get_type_hints(owner).get(name) if isinstance(owner, type) else None
+    values = typing.get_args(owner) if typing.get_origin(owner) is Literal else ()
+    return f"; it can be {', '.join(values)}" if values else ""
 
 
 def _read_file(file: Path) -> dict[str, object]:

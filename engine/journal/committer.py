@@ -116,12 +116,16 @@ class LoopBudget(trio.abc.Instrument):
 def choose_lane(
     expected_us: float, *, budget_left_us: float, queued_behind: int, probe: bool
 ) -> Lane:
-    """Inline if it is quick, if the loop can afford it, and if nothing could overlap with it."""
-    if queued_behind > 0 or expected_us > budget_left_us:
+    """Inline if it is quick, if the loop can afford it, and if nothing could overlap with it.
+
+    A probe may turn out slow: it is tried as long as this pass has anything left at all.
+    """
+    if queued_behind > 0 or budget_left_us <= 0:
         return Lane.THREAD
-    if expected_us <= limits.inline_commit_us_max or probe:
+    if probe:
         return Lane.INLINE
-    return Lane.THREAD
+    affordable_us = min(budget_left_us, limits.inline_commit_us_max)
+    return Lane.INLINE if expected_us <= affordable_us else Lane.THREAD
 
 
 class CommitJob:
@@ -257,6 +261,7 @@ class Committer:
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
         self._wakes_only_if_full = False
+        self._in_flight: deque[tuple[PendingBatch, CommitJob]] = deque()
         self._is_closing = False
         self._finished = trio.Event()
         self._room_lot = trio.lowlevel.ParkingLot()
@@ -293,9 +298,14 @@ class Committer:
         self.stopped_by = None
         self.unsynced = False
 
-    async def wait_for_room(self) -> None:
-        """Until the pending queue is under its bound, or the tenant is stopped."""
-        while not self.pending.has_room and self.stopped_by is None:
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is pending and nothing is being written."""
+        return self.pending.is_empty and not self._in_flight
+
+    async def wait_for_room(self, record_count: int) -> None:
+        """Until the pending queue can take so many records, or the tenant is stopped."""
+        while not self.pending.has_room_for(record_count) and self.stopped_by is None:
             await self._room_lot.park()
 
     def statistics(self) -> CommitStatistics:
@@ -384,7 +394,8 @@ class Committer:
         While the disk writes one batch, a second that is full is ready behind it, the batch before
         is being released, and the next one fills.
         """
-        in_flight = deque([self._submit(first)])
+        in_flight = self._in_flight
+        in_flight.append(self._submit(first))
         while in_flight:
             while len(in_flight) < limits.batches_in_flight_max and self.pending.has_full:
                 in_flight.append(self._submit(self.pending.take()))
@@ -395,7 +406,9 @@ class Committer:
             in_flight.popleft()
             if isinstance(job.result, outcome.Error):
                 error = _storage_error(job.result)
-                self._stop(error, [batch, *(behind for behind, _ in in_flight)])
+                behind = [waiting for waiting, _ in in_flight]
+                in_flight.clear()
+                self._stop(error, [batch, *behind])
                 return
             if not in_flight and not self.pending.is_empty:
                 # Before the release: then the disk and the event loop both have work.

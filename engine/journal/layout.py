@@ -14,12 +14,15 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from engine.base.errors import InvalidName, MalformedRecord
+from engine.base.errors import InvalidName, LimitExceeded, MalformedRecord
 from engine.base.ids import RUN_ID_BYTES, RunId, TenantId, tenant_id
+from engine.base.limits import idempotency_key_bytes_max
 from engine.ext.append import SegmentHead
 
 HEAD_TAG: Final = b"h"  # h + run id -> where the segment begins and ends; sealed or trimmed runs
-RUN_TAG: Final = b"r"  # r + run id -> the run's current state
+OPEN_RUN_TAG: Final = b"o"  # o + run id -> the state of a run that has not ended
+RUN_TAG: Final = b"r"  # r + run id -> the state of a run that has ended
+IDEMPOTENCY_TAG: Final = b"i"  # i + project + NUL + key -> run id and digest of the input
 
 # first offset, next offset, sealed
 _HEAD: Final = struct.Struct(">QQB")
@@ -31,6 +34,21 @@ def head_key(run: RunId | bytes) -> bytes:
 
 def run_key(run: RunId | bytes) -> bytes:
     return RUN_TAG + run
+
+
+def open_run_key(run: RunId | bytes) -> bytes:
+    return OPEN_RUN_TAG + run
+
+
+def idempotency_key(project: str, key: str) -> bytes:
+    encoded = key.encode()
+    if not encoded or len(encoded) > idempotency_key_bytes_max:
+        raise LimitExceeded(
+            f"an idempotency key has 1 to {idempotency_key_bytes_max} bytes, this one has "
+            f"{len(encoded)}",
+            field="idempotency_key",
+        )
+    return IDEMPOTENCY_TAG + project.encode() + b"\x00" + encoded
 
 
 def encode_head(head: SegmentHead) -> bytes:

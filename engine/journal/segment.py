@@ -102,7 +102,7 @@ class Segment:
         expected: int | None = None,
     ) -> int:
         """Append a transition, whole or not at all, and wait; the first record's offset."""
-        await self._tenant.wait_until_writable()
+        await self._tenant.wait_until_writable(len(records))
         first = self._put_transition(
             records, rows, (), expected, waiter=trio.lowlevel.current_task()
         )
@@ -169,6 +169,7 @@ class Segment:
                 f"records before offset {self._head.first_offset} were trimmed; read from there",
                 first_offset=self._head.first_offset,
             )
+        records_max = min(records_max, limits.read_page_records_max)
         end = min(self._head.durable_offset, from_offset + records_max)
         if from_offset >= end:
             return iter(())
@@ -205,7 +206,10 @@ class Segment:
     async def seal(self) -> int:
         """No record follows, from now on and after every restart; the offset of the end."""
         await self._tenant.wait_until_writable()
-        if not self._head.sealed:
+        if self._head.sealed:
+            # Somebody else's seal may still be on its way to the disk.
+            await self._tenant.barrier()
+        else:
             self._head.sealed = True
             await self._tenant.write_head(self._head)
         return self._head.next_offset

@@ -74,7 +74,9 @@ def _options(resources: StoreResources, mode: OpenMode) -> rocks.Options:
     # A small arena block, since hundreds of tenants that wrote little are open at once.
     options.set_arena_block_size(64 * KIB)
     options.set_max_total_wal_size(_WAL_BYTES_MAX)
-    options.set_max_open_files(256)
+    # A reader beside a writer keeps its tables open, since the writer deletes them when they are
+    # replaced.
+    options.set_max_open_files(-1 if mode is OpenMode.READ_ONLY else 256)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1 * MIB)
     options.set_stats_dump_period_sec(0)
@@ -181,6 +183,18 @@ class Store:
         """Rows whose key begins with `prefix`, in key order, from `begin` on."""
         return self._scan(self._rows, max(prefix, begin), key_after_prefix(prefix))
 
+    def rows_backwards(self, prefix: bytes, below: bytes) -> Iterator[Pair]:
+        """Rows whose key begins with `prefix` and is less than `below`, greatest first."""
+        options = _read_options(prefix, below)
+        last_key = below
+        pairs = self._rows.items(backwards=True, read_opt=options)
+        for pair in cast("Iterator[Pair]", pairs):
+            last_key = pair[0]
+            yield pair
+        cursor = self._rows.iter(_read_options(prefix, last_key))
+        cursor.seek_to_last()
+        self._guarded(cursor.status)
+
     def records(self, begin_key: bytes, end_key: bytes) -> Iterator[Pair]:
         return self._scan(self._db, begin_key, end_key)
 
@@ -213,14 +227,16 @@ class Store:
         return damaged(self.path, "records are missing that were acknowledged")
 
     def _scan(self, family: rocks.Rdict, begin_key: bytes, end_key: bytes) -> Iterator[Pair]:
-        last_key = begin_key
+        last_key: bytes | None = None
         pairs = family.items(from_key=begin_key, read_opt=_read_options(begin_key, end_key))
         for pair in cast("Iterator[Pair]", pairs):
             last_key = pair[0]
             yield pair
-        # Did the iterator end, or did it fail? It only says so when asked.
-        cursor = family.iter(_read_options(last_key, end_key))
-        cursor.seek(last_key + b"\x00")
+        # Did the iterator end, or did it fail? It only says so when asked, at the very key that it
+        # did not get past.
+        next_key = begin_key if last_key is None else last_key + b"\x00"
+        cursor = family.iter(_read_options(next_key, end_key))
+        cursor.seek(next_key)
         self._guarded(cursor.status)
 
     def checkpoint(self, path: Path) -> None:
@@ -252,10 +268,12 @@ class Store:
 
     def close(self) -> None:
         """Close the database and give its lock back, even if an iterator is still held."""
-        self._guarded(self._db.close)
-        # The binding keeps the database (and its lock) for as long as a handle lives.
-        del self._rows, self._rows_handle, self._db
-        gc.collect(0)
+        try:
+            self._guarded(self._db.close)  # reports what went wrong in the background, too
+        finally:
+            # The binding keeps the database (and its lock) for as long as a handle lives.
+            del self._rows, self._rows_handle, self._db
+            gc.collect(0)
 
     def __getattr__(self, name: str) -> NoReturn:
         # Reached only for what `close` has deleted.

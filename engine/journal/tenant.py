@@ -139,11 +139,21 @@ class TenantJournal:
     def rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self.store.rows(prefix)
 
+    def rows_backwards(self, tag: bytes, below: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of a tag whose rest of the key is less than `below`, greatest first."""
+        return self.store.rows_backwards(tag, tag + below)
+
     async def write_rows(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Rows without a record, durable when this returns."""
         assert not any(key.startswith(HEAD_TAG) for key, _ in rows)
         await self.wait_until_writable()
         await self._change_rows(list(rows), [])
+
+    async def barrier(self) -> None:
+        """Until everything that was appended so far is durable; raises if it will not be."""
+        self.committer.raise_if_stopped()
+        if not self.committer.is_quiet:
+            await self._change_rows([], [])
 
     async def write_head(
         self, head: SegmentHead, *, ranges: Sequence[tuple[bytes, bytes]] = ()
@@ -167,6 +177,13 @@ class TenantJournal:
         for value in self.store.record_values(begin_key, end_key):
             count += 1
             yield value
+        head = self._heads.get(run)
+        if count < end - begin and head is not None and head.first_offset > begin:
+            raise OffsetTrimmed(
+                f"records before offset {head.first_offset} were trimmed while they were read; "
+                "read from there",
+                first_offset=head.first_offset,
+            )
         self._check_count(begin_key, end_key, count, end - begin)
 
     def fold(self, run: RunId, head: SegmentHead) -> RunSummary:
@@ -192,13 +209,13 @@ class TenantJournal:
 
     # ---- stopping and resuming ----
 
-    async def wait_until_writable(self) -> None:
-        """Until there is room in the queue; raises if the tenant is stopped for good or closed."""
+    async def wait_until_writable(self, record_count: int = 1) -> None:
+        """Until the queue has room; raises if the tenant is stopped for good or closed."""
         committer = self.committer
         if committer.stopped_by is not None and not await self.try_resume():
             committer.raise_if_stopped()
-        if not committer.pending.has_room:
-            await committer.wait_for_room()
+        if not committer.pending.has_room_for(record_count):
+            await committer.wait_for_room(record_count)
         committer.raise_if_stopped()
 
     async def try_resume(self) -> bool:

@@ -12,12 +12,13 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import trio
 
 from engine.base.clock import Clock, system_clock
-from engine.base.errors import JournalBusy, JournalClosed, TenantLimitReached
+from engine.base.errors import EngineError, JournalBusy, JournalClosed, TenantLimitReached
 from engine.base.ids import TenantId
 from engine.config.settings import JournalSettings
 from engine.journal.committer import (
@@ -34,6 +35,8 @@ from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.system import SystemStore
 from engine.journal.tenant import TenantJournal, TenantStatistics, unknown_tenant
 from engine.journal.wal import WalReport, check_wal
+
+_DELETED: Final = ".deleted-"
 
 
 class JournalStatistics(msgspec.Struct, frozen=True):
@@ -70,7 +73,10 @@ class Journal:
         self._budget = LoopBudget()
         trio.lowlevel.add_instrument(self._budget)
         self._open: dict[TenantId, TenantJournal] = {}
-        self._opening: dict[TenantId, trio.Lock] = {}
+        # Who opens, closes or deletes a tenant does it alone; an entry lives while it is used.
+        self._locks: dict[TenantId, tuple[trio.Lock, list[None]]] = {}
+        self._room_lock = trio.Lock()
+        self._opening_count = 0
         self._is_closing = False
         self._opened_count = self._closed_count = 0
 
@@ -104,40 +110,65 @@ class Journal:
         await trio.lowlevel.checkpoint_if_cancelled()
         found = self._open.get(tenant)
         if found is None:
-            lock = self._opening.setdefault(tenant, trio.Lock())
-            async with lock:
-                found = self._open.get(tenant)
-                if found is None:
-                    found = await self._open_tenant(tenant, create=create)
-            if not lock.statistics().tasks_waiting:
-                self._opening.pop(tenant, None)
-        found.pins += 1
+            async with self._alone_with(tenant):
+                found = self._open.get(tenant) or await self._open_tenant(tenant, create=create)
+                found.pins += 1
+        else:
+            found.pins += 1
         found.used_us = self.clock.monotonic_us()
         return found
 
+    @asynccontextmanager
+    async def _alone_with(self, tenant: TenantId) -> AsyncIterator[None]:
+        lock, users = self._locks.setdefault(tenant, (trio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[tenant]
+
     async def _open_tenant(self, tenant: TenantId, *, create: bool) -> TenantJournal:
-        if self._is_closing:
-            raise JournalClosed("the journal is being closed")
+        self._refuse_if_closing()
         path = store_path(self.path, tenant)
         if not create and not path.exists():
             raise unknown_tenant(tenant)
-        await self._make_room()
-        with trio.CancelScope(shield=True):
-            store, report = await trio.to_thread.run_sync(self._open_store, path)
-            opened = TenantJournal(
-                tenant,
-                store,
-                resources=self._resources,
-                durability=Durability(self.settings.durability),
-                release=self._release(tenant),
-                threads=self._threads,
-                budget=self._budget,
-                clock=self.clock,
-                wal_report=report,
-            )
-            self._open[tenant] = opened
-            self._opened_count += 1
-            self._nursery.start_soon(opened.committer.run, name=f"commits of {tenant}")
+        async with self._room_lock:
+            await self._make_room()
+            self._opening_count += 1
+        try:
+            with trio.CancelScope(shield=True):
+                store, report = await trio.to_thread.run_sync(self._open_store, path)
+                try:
+                    self._refuse_if_closing()
+                except JournalClosed:
+                    await trio.to_thread.run_sync(store.close)
+                    raise
+            return self._take_up(tenant, store, report)
+        finally:
+            self._opening_count -= 1
+
+    def _refuse_if_closing(self) -> None:
+        if self._is_closing:
+            raise JournalClosed("the journal is being closed; start it again to use it")
+
+    def _take_up(self, tenant: TenantId, store: Store, report: WalReport) -> TenantJournal:
+        opened = TenantJournal(
+            tenant,
+            store,
+            resources=self._resources,
+            durability=Durability(self.settings.durability),
+            release=self._release(tenant),
+            threads=self._threads,
+            budget=self._budget,
+            clock=self.clock,
+            wal_report=report,
+        )
+        self._open[tenant] = opened
+        self._opened_count += 1
+        self._nursery.start_soon(opened.committer.run, name=f"commits of {tenant}")
         return opened
 
     def _open_store(self, path: Path) -> tuple[Store, WalReport]:
@@ -152,57 +183,62 @@ class Journal:
         return store, report
 
     async def _make_room(self) -> None:
-        while len(self._open) >= self.settings.tenants_open_max:
+        while len(self._open) + self._opening_count >= self.settings.tenants_open_max:
             idle = [opened for opened in self._open.values() if opened.is_idle]
             if not idle:
                 raise TenantLimitReached(
-                    f"{len(self._open)} tenants are open and in use, which is the limit; raise "
-                    "journal.tenants_open_max or call again later",
+                    f"{len(self._open) + self._opening_count} tenants are open and in use, which "
+                    "is the limit; raise journal.tenants_open_max or call again later",
                     tenants_open_max=self.settings.tenants_open_max,
                 )
             await self.close_tenant(min(idle, key=lambda opened: opened.used_us))
 
     async def close_tenant(self, opened: TenantJournal) -> None:
-        """Close an idle tenant's store; it opens again when somebody needs it."""
-        assert opened.pins == 0
-        lock = self._opening.setdefault(opened.tenant_id, trio.Lock())
-        if self._open.get(opened.tenant_id) is not opened:
-            return
+        """Close a tenant's store if nobody uses it; it opens again when somebody needs it."""
+        async with self._alone_with(opened.tenant_id):
+            if self._open.get(opened.tenant_id) is opened and opened.pins == 0:
+                await self._close_alone(opened)
+
+    async def _close_alone(self, opened: TenantJournal) -> None:
+        # Out of the table first: who asks from now on waits for the lock and opens it anew.
+        del self._open[opened.tenant_id]
         with trio.CancelScope(shield=True):
-            async with lock:
-                if self._open.get(opened.tenant_id) is opened and opened.pins == 0:
-                    # Out of the table first: who asks from now on waits for the lock.
-                    del self._open[opened.tenant_id]
-                    await opened.aclose()
-                    self._closed_count += 1
+            await opened.aclose()
+        self._closed_count += 1
 
     async def delete_tenant(self, tenant: TenantId) -> None:
         """Delete everything a tenant has in the journal. Refused while somebody uses it."""
-        opened = self._open.get(tenant)
-        if opened is not None:
-            if opened.pins:
+        async with self._alone_with(tenant):
+            opened = self._open.get(tenant)
+            if opened is not None and opened.pins:
                 raise JournalBusy(
                     f"tenant {tenant!r} is in use by {opened.pins}; stop its workers and requests "
                     "first",
                     tenant_id=tenant,
                 )
-            await self.close_tenant(opened)
-        path = tenant_path(self.path, tenant)
-        if not path.exists():
-            raise unknown_tenant(tenant)
-        await trio.to_thread.run_sync(self._delete_directory, path)
-        self.system.forget_tenant(tenant)
+            if opened is not None:
+                await self._close_alone(opened)
+            path = tenant_path(self.path, tenant)
+            if not path.exists():
+                raise unknown_tenant(tenant)
+            with trio.CancelScope(shield=True):
+                doomed = await trio.to_thread.run_sync(self._mark_deleted, path)
+                self.system.forget_tenant(tenant)
+                await trio.to_thread.run_sync(shutil.rmtree, doomed)
 
-    def _delete_directory(self, path: Path) -> None:
-        """Renamed first, so that a crash leaves the tenant whole or gone."""
-        doomed = path.with_name(f".deleted-{path.name}-{os.getpid()}-{self.clock.now_us()}")
+    def _mark_deleted(self, path: Path) -> Path:
+        """From this rename on the tenant is gone, whatever crashes; the rest is cleaning up."""
+        doomed = path.with_name(f"{_DELETED}{self.clock.now_us()}-{os.getpid()}-{path.name}")
         path.rename(doomed)
         _sync_directory(doomed.parent)
-        shutil.rmtree(doomed)
+        return doomed
 
     def finish_deletions(self) -> None:
         """What a crash left of deleted tenants."""
-        for doomed in segments_path(self.path).glob(".deleted-*"):
+        for doomed in segments_path(self.path).glob(f"{_DELETED}*"):
+            name = doomed.name.partition("tenant=")[2]
+            if not tenant_path(self.path, TenantId(name)).exists():
+                self.system.forget_tenant(TenantId(name))
             shutil.rmtree(doomed)
 
     def statistics(self) -> JournalStatistics:
@@ -215,15 +251,21 @@ class Journal:
         )
 
     async def aclose(self) -> None:
-        """Commit what is pending in every tenant, then close them all."""
+        """Commit what is pending in every tenant, then close them all, also where one fails."""
         self._is_closing = True
+        failures: list[EngineError] = []
         with trio.CancelScope(shield=True):
             for opened in list(self._open.values()):
-                await opened.aclose()
+                try:
+                    await opened.aclose()
+                except EngineError as error:
+                    failures.append(error)
             self._open.clear()
             self._threads.close()
             trio.lowlevel.remove_instrument(self._budget)
             self.system.close()
+        if failures:
+            raise failures[0]
 
 
 @asynccontextmanager

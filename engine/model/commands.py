@@ -1,69 +1,79 @@
-"""Commands: what somebody asks a run to do, as values. `core.decide` answers with records and
-effects, or with a named refusal; a command by itself changes nothing."""
+"""Commands: what somebody asks of a run, as values. `core.decide` answers with a decision or a
+named refusal; a command by itself changes nothing."""
 
 from __future__ import annotations
 
 import msgspec
 
-from engine.base.ids import DeploymentId, ProjectId, RunId
-from engine.model.payloads import Error
-from engine.model.runs import ComponentKind
+from engine.model.payloads import Error, Payload, RunAccepted
+from engine.model.records import RecordKind
+from engine.model.runs import RunStatus
 
 
-class Command(msgspec.Struct, frozen=True, tag=True):
-    run_id: RunId
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked of one run."""
 
 
 class StartRun(Command, frozen=True, kw_only=True):
-    project_id: ProjectId
-    deployment_id: DeploymentId
-    component: str
-    component_kind: ComponentKind
-    input: bytes
-    idempotency_key: str | None = None
+    accepted: RunAccepted
 
 
 class BeginExecution(Command, frozen=True, kw_only=True):
-    """A worker took the run: the fence for everything it will report is the epoch."""
+    """A worker takes the run; the epoch that results is the fence for all it will report."""
 
     worker_id: str
-    lease_epoch: int
+    lease_until_ms: int
 
 
-class ReportStep(Command, frozen=True, kw_only=True):
+class ReportedEntry(msgspec.Struct, frozen=True):
+    """One record as a worker reports it: the bytes go into the journal as they are."""
+
+    kind: RecordKind
+    raw: bytes
+    payload: Payload | None  # decoded, where the rules need it
+
+
+class Report(Command, frozen=True, kw_only=True):
     lease_epoch: int
-    position: int
-    name: str
-    output: bytes | None = None
-    error: Error | None = None
+    entries: tuple[ReportedEntry, ...]
+    # Waits that the engine resolved since the worker got the run. The worker may not have heard:
+    # a park that crosses such a resolution on the wire must not put the run to sleep.
+    resolved_meanwhile: frozenset[str] = frozenset()
+
+
+class LoseLease(Command, frozen=True, kw_only=True):
+    """The worker went away, was too late, or gave the run back."""
+
+    lease_epoch: int
+    reason: str
 
 
 class SendSignal(Command, frozen=True, kw_only=True):
-    signal_id: str
     name: str
+    signal_id: str
     payload: bytes
+    sender: str = ""
 
 
-class FireTimer(Command, frozen=True, kw_only=True):
-    timer_id: str
+class ResolveWait(Command, frozen=True, kw_only=True):
+    """A person answered."""
+
+    wait_id: str
+    value: bytes
 
 
-class RequestCancel(Command, frozen=True, kw_only=True):
+class TimeHasCome(Command, frozen=True, kw_only=True):
+    """A timer of the run is due: look what that changes."""
+
+
+class CancelRun(Command, frozen=True, kw_only=True):
     reason: str
+    requested_by: str = ""
 
 
-class CompleteRun(Command, frozen=True, kw_only=True):
-    lease_epoch: int
+class ChildEnded(Command, frozen=True, kw_only=True):
+    position: int
+    child_run_id: bytes
+    status: RunStatus
     output: bytes
-
-
-class FailRun(Command, frozen=True, kw_only=True):
-    lease_epoch: int
-    error: Error
-
-
-class YieldRun(Command, frozen=True, kw_only=True):
-    """The lease ended without an outcome: the run goes back into the queue."""
-
-    lease_epoch: int
-    reason: str
+    error: Error | None

@@ -1,49 +1,33 @@
-"""Effects: what the outside will notice of a transition, as values.
+"""Effects: what follows from a transition besides its records, as values.
 
-An effect waits with the records that cause it and is performed, by one function of the runtime,
-only after they are durable. This file names them; it performs nothing.
+Two sorts, kept apart by a decision: bookkeeping of the running process, done as soon as the state
+has changed, and what the outside can notice, released only after the records are durable. This
+file names them; the runtime has one function that performs each.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from engine.base.ids import DeploymentId, RunId
+from engine.model.payloads import Error
 from engine.model.runs import RunStatus
 
 
-class Effect(msgspec.Struct, frozen=True, tag=True):
-    run_id: RunId
+class Effect(msgspec.Struct, frozen=True):
+    run_id: bytes
 
 
-class Dispatch(Effect, frozen=True):
-    """Offer the run to a worker that serves the component."""
-
-    deployment_id: DeploymentId
-    component: str
+# ---- bookkeeping ----
 
 
-class Ack(Effect, frozen=True):
-    """Tell the worker that what it reported up to a position is durable."""
-
-    lease_epoch: int
-    position: int
-
-
-class NotifyWaiter(Effect, frozen=True):
-    """Whoever waits for the run's outcome, or streams it, is told of its status."""
-
-    status: RunStatus
-    offset: int
+class Enqueue(Effect, frozen=True):
+    """The run can move as soon as a worker is free for it."""
 
 
 class SetTimer(Effect, frozen=True):
-    timer_id: str
+    """Time alone will change something about the run at `due_ms`."""
+
     due_ms: int
-
-
-class CancelTimer(Effect, frozen=True):
-    timer_id: str
 
 
 class ReleaseLease(Effect, frozen=True):
@@ -52,7 +36,61 @@ class ReleaseLease(Effect, frozen=True):
     lease_epoch: int
 
 
-class Archive(Effect, frozen=True):
-    """The run is terminal and may move to the cold tier."""
+class StartChild(Effect, frozen=True):
+    position: int
+    child_run_id: bytes
+    component: str
+    input: bytes
 
-    completed_ms: int
+
+class CancelChild(Effect, frozen=True):
+    child_run_id: bytes
+    reason: str
+
+
+class TellParent(Effect, frozen=True):
+    """A joined child has ended; its parent's journal gets to know."""
+
+    parent_run_id: bytes
+    position: int
+    status: RunStatus
+    output: bytes
+    error: Error | None
+
+
+# ---- released after the commit ----
+
+
+class Dispatch(Effect, frozen=True):
+    """Hand the run to the worker that has its lease."""
+
+    lease_epoch: int
+
+
+class Ack(Effect, frozen=True):
+    """Tell the worker that its reports up to `sequence` are durable."""
+
+    lease_epoch: int
+    sequence: int
+
+
+class Deliver(Effect, frozen=True):
+    """Give the worker that holds the run the records that the engine wrote."""
+
+    lease_epoch: int
+    first_offset: int
+    count: int
+
+
+class Revoke(Effect, frozen=True):
+    """Tell the worker to stop working on the run."""
+
+    lease_epoch: int
+    reason: int
+    message: str
+
+
+class NotifyWaiter(Effect, frozen=True):
+    """Whoever waits for the run's outcome is told."""
+
+    status: RunStatus

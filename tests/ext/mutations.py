@@ -39,12 +39,9 @@ def mutated_record(random: Random, value: bytes) -> bytes:
 
 
 def _flip_a_bit(random: Random, data: bytes) -> bytes:
-    at = random.randrange(len(data) or 1)
-    return (
-        data[:at]
-        + bytes(byte ^ 1 << random.randrange(8) for byte in data[at : at + 1])
-        + data[at + 1 :]
-    )
+    flipped = bytearray(data or b"\x00")
+    flipped[random.randrange(len(flipped))] ^= 1 << random.randrange(8)
+    return bytes(flipped)
 
 
 def _replace(random: Random, data: bytes) -> bytes:

@@ -221,6 +221,17 @@ def test_of_a_field_that_comes_twice_the_last_one_counts(implementation: Impleme
     assert (fold.summary().project_id, fold.summary().correlation_id) == ("new", "kept")
 
 
+def test_a_number_wider_than_its_field_is_cut_to_it(implementation: Implementation) -> None:
+    """As protobuf has it for 32 bits; of an enum's number the sign is cut as well."""
+    widest = b"\xff" * 9 + b"\x01"
+    fold = implementation.replay.RunFold()
+    fold.feed(raw_record(0, RecordKind.RUN_ACCEPTED, b"\x20" + widest))
+    fold.feed(raw_record(1, RecordKind.RUN_STARTED, b"\x08" + widest + b"\x10" + widest))
+    summary = fold.summary()
+    assert summary.component_kind == 2**31 - 1
+    assert (summary.attempt, summary.lease_epoch) == (2**32 - 1, 2**64 - 1)
+
+
 def test_an_error_that_comes_twice_is_merged(implementation: Implementation) -> None:
     fold = implementation.replay.RunFold()
     code = journal.encode(payloads.RunFailed(error=payloads.Error(code="c")))

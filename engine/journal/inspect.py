@@ -1,0 +1,474 @@
+"""Looks at the stores of a data directory without changing them: verify, stats, dump.
+
+Works beside a runtime that writes and after one that ended, and takes no lock. A damaged place is
+reported with its file, and the rest is looked at all the same. Knows records and their fold; how
+the layers above keep a run's state is theirs, and comes in as `RunStates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from engine.base.errors import EngineError, InvalidSettings, MalformedRecord, StorageDamaged
+from engine.base.ids import RunId, TenantId, run_id_text
+from engine.base.limits import MIB
+from engine.ext.append import SegmentHead
+from engine.ext.offsets import decode_record, record_key, split_key
+from engine.ext.replay import RunFold
+from engine.journal.faults import damaged
+from engine.journal.layout import (
+    decode_head,
+    run_key,
+    segments_path,
+    store_path,
+    system_path,
+    tenants_on_disk,
+)
+from engine.journal.readable import Pair, StoredRun, readable_rows, stored_runs
+from engine.journal.store import OpenMode, Store, StoreResources
+from engine.journal.tenant import unknown_tenant
+from engine.journal.wal import WalReport, check_wal, wal_files
+from engine.model.payloads import Payload
+from engine.model.records import STATUS_AFTER, RecordKind
+from engine.model.runs import TERMINAL_STATUSES, RunSummary
+from engine.wire import journal as payloads
+
+# Beside a writer a file may vanish between two looks; after this many it is not that.
+_LOOKS_MAX: Final = 4
+_PROBLEMS_MAX: Final = 100
+_CACHE_BYTES: Final = 8 * MIB
+
+_TERMINAL_KINDS: Final = frozenset(
+    kind for kind, status in STATUS_AFTER.items() if status in TERMINAL_STATUSES
+)
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is not as it must be."""
+
+    what: str
+    file: str | None = None
+    run_id: str | None = None
+    offset: int | None = None
+
+
+class StoreReport(msgspec.Struct, frozen=True):
+    """What was found in one store. At most so many problems are told, all of them are counted."""
+
+    path: str
+    tenant_id: str | None  # None: the system store
+    is_sound: bool
+    runs: int = 0
+    records: int = 0
+    rows: int = 0
+    wal: WalReport | None = None
+    problem_count: int = 0
+    problems: tuple[Problem, ...] = ()
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    data_dir: str
+    is_sound: bool
+    stores: tuple[StoreReport, ...]
+
+
+class StoreStats(msgspec.Struct, frozen=True):
+    path: str
+    tenant_id: str | None
+    disk_bytes: int
+    tables: int
+    table_bytes: int
+    log_files: int
+    log_bytes: int
+    entries_estimated: int = 0
+    sequence_number: int = 0
+    trouble: str | None = None  # why it cannot be opened
+
+
+class DumpedRecord(msgspec.Struct, frozen=True):
+    tenant_id: str
+    run_id: str
+    offset: int
+    kind: str
+    timestamp_us: int
+    flags: int
+    payload: Payload | None  # None: it cannot be decoded, `trouble` says why
+    payload_bytes: int
+    trouble: str | None = None
+
+
+class RunStates(Protocol):
+    """How a layer above keeps the state of a run, so that it can be checked and made anew."""
+
+    def recognizes(self, row: bytes) -> bool:
+        """Whether a state row is of this form; other forms are left alone."""
+
+    def rows_of(self, run: RunId, values: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The state rows that the records of a run lead to; `values` are all of them."""
+
+
+class SummaryStates:
+    """The plainest form: one row with the summary that the fold yields."""
+
+    def recognizes(self, row: bytes) -> bool:
+        try:
+            msgspec.msgpack.decode(row, type=RunSummary)
+        except msgspec.DecodeError:
+            return False
+        return True
+
+    def rows_of(self, run: RunId, values: Iterable[bytes]) -> dict[bytes, bytes]:
+        fold = RunFold()
+        fold.feed_all(values)
+        return {run_key(run): msgspec.msgpack.encode(fold.summary())}
+
+
+# ---- verify ----
+
+
+def verify(
+    data_dir: Path, tenant: TenantId | None = None, *, states: RunStates | None = None
+) -> VerifyReport:
+    """Check every record of every tenant, or of one, and the system store."""
+    require_data_dir(data_dir)
+    rule = states or SummaryStates()
+    stores = [verify_tenant(data_dir, each, states=rule) for each in _chosen(data_dir, tenant)]
+    if tenant is None:
+        stores.insert(0, verify_store(system_path(data_dir), None, states=rule))
+    return VerifyReport(
+        data_dir=str(data_dir),
+        is_sound=all(report.is_sound for report in stores),
+        stores=tuple(stores),
+    )
+
+
+def verify_tenant(
+    data_dir: Path, tenant: TenantId, *, states: RunStates | None = None
+) -> StoreReport:
+    return verify_store(store_path(data_dir, tenant), tenant, states=states or SummaryStates())
+
+
+def verify_store(path: Path, tenant: TenantId | None, *, states: RunStates) -> StoreReport:
+    """Check the store at `path`. Never raises for what is wrong with it: that is the report."""
+    check = _StoreCheck(path, tenant, states)
+    try:
+        with opened_to_read(path) as (store, wal):
+            check.run(store, wal)
+    except EngineError as error:
+        check.take_error(error)
+    return check.report()
+
+
+class _StoreCheck:
+    def __init__(self, path: Path, tenant: TenantId | None, states: RunStates) -> None:
+        self._path = path
+        self._tenant = tenant
+        self._states = states
+        self._runs = self._records = self._rows = 0
+        self._wal: WalReport | None = None
+        self._problems: dict[Problem, None] = {}  # a damaged place is met on more than one way
+        self._problem_count = 0
+
+    def run(self, store: Store | None, wal: WalReport) -> None:
+        self._wal = wal
+        if store is None:
+            return
+        self._rows = sum(1 for _ in readable_rows(store, self.take_error))
+        if self._tenant is None:
+            return  # the system store keeps no runs
+        for stored in stored_runs(store, self.take_error):
+            self._runs += 1
+            for problem in self._check_run(stored):
+                self._take(problem)
+
+    def report(self) -> StoreReport:
+        return StoreReport(
+            path=str(self._path),
+            tenant_id=self._tenant,
+            is_sound=self._problem_count == 0,
+            runs=self._runs,
+            records=self._records,
+            rows=self._rows,
+            wal=self._wal,
+            problem_count=self._problem_count,
+            problems=tuple(self._problems),
+        )
+
+    def take_error(self, error: EngineError) -> None:
+        file = error.details.get("file")
+        self._take(Problem(error.message, file=None if file is None else str(file)))
+
+    def _take(self, problem: Problem) -> None:
+        if problem in self._problems:
+            return
+        self._problem_count += 1
+        if len(self._problems) < _PROBLEMS_MAX:
+            self._problems[problem] = None
+
+    def _check_run(self, stored: StoredRun) -> list[Problem]:
+        records = CheckedRecords(stored)
+        try:
+            if _has_states_to_check(stored, records, self._states):
+                rows = self._states.rows_of(stored.run, records)
+                if records.problem is None and rows != stored.states:
+                    records.fail("the state row is not what the records lead to", None)
+            records.drain()
+        except MalformedRecord as error:
+            # Met by the states' own fold, which reads more of a record than ours.
+            records.fail(error.message, None)
+            records.drain()
+        self._records += records.count
+        return [] if records.problem is None else [records.problem]
+
+
+def _has_states_to_check(
+    stored: StoredRun, records: CheckedRecords, states: RunStates
+) -> bool:
+    return (
+        bool(stored.states)
+        and records.head.first_offset == 0
+        and all(states.recognizes(row) for row in stored.states.values())
+    )
+
+
+class CheckedRecords:
+    """The values of a run's records up to the first that is not as it must be.
+
+    Iterating gives the good ones; afterwards `problem` says what ended them, `next_offset` where.
+    """
+
+    def __init__(self, stored: StoredRun) -> None:
+        self.run = stored.run
+        self.problem: Problem | None = None
+        self.count = 0  # all records, also those behind the problem
+        self.head = self._read_head(stored)
+        self.next_offset = self.head.first_offset
+        self._records = stored.records
+        self._fold = RunFold() if self.head.first_offset == 0 else None
+        self._has_ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for key, value in self._records:
+            self.count += 1
+            if self.problem is None and self._is_next(key, value):
+                self.next_offset += 1
+                yield value
+        if self.problem is None:
+            self._check_end()
+
+    def drain(self) -> None:
+        for _ in self:
+            pass
+
+    def fail(self, what: str, offset: int | None) -> None:
+        if self.problem is None:
+            self.problem = Problem(what, run_id=self._run_text(), offset=offset)
+
+    def _is_next(self, key: bytes, value: bytes) -> bool:
+        try:
+            _, offset = split_key(key)
+            if offset != self.next_offset:
+                self.fail(
+                    f"records {self.next_offset} to {offset - 1} are missing"
+                    if offset > self.next_offset
+                    else f"record {offset} lies before the first that is kept",
+                    self.next_offset,
+                )
+                return False
+            kind, _, offset_low, _, _ = decode_record(value)
+            if offset_low != offset & 0xFFFF_FFFF:
+                raise MalformedRecord(f"the record says it is at offset {offset_low}")
+            if self._has_ended:
+                raise MalformedRecord("the record follows the run's terminal one")
+            self._has_ended = kind in _TERMINAL_KINDS
+            if self._fold is not None:
+                self._fold.feed(value)
+        except MalformedRecord as error:
+            self.fail(error.message, self.next_offset)
+        return self.problem is None
+
+    def _check_end(self) -> None:
+        end = self.head.next_offset
+        if self.next_offset < end:
+            self.fail(f"records {self.next_offset} to {end - 1} are missing", self.next_offset)
+        elif self.head.sealed and self.next_offset > end:
+            self.fail(f"records follow the seal at offset {end}", end)
+
+    def _read_head(self, stored: StoredRun) -> SegmentHead:
+        try:
+            if stored.head is not None:
+                return decode_head(stored.run, stored.head)
+            return SegmentHead(stored.run)
+        except (MalformedRecord, AssertionError) as error:
+            self.fail(f"a key or a head row is malformed: {error}", None)
+            return SegmentHead(bytes(16))
+
+    def _run_text(self) -> str:
+        return run_id_text(self.run) if len(self.run) == 16 else self.run.hex()
+
+
+# ---- stats ----
+
+
+def stats(data_dir: Path, tenant: TenantId | None = None) -> tuple[StoreStats, ...]:
+    """How much each store holds, cheaply: what RocksDB and the file system know."""
+    require_data_dir(data_dir)
+    places: list[tuple[Path, TenantId | None]] = [
+        (store_path(data_dir, each), each) for each in _chosen(data_dir, tenant)
+    ]
+    if tenant is None:
+        places.insert(0, (system_path(data_dir), None))
+    return tuple(_store_stats(path, each) for path, each in places)
+
+
+def _store_stats(path: Path, tenant: TenantId | None) -> StoreStats:
+    tables, logs = _sizes(path.glob("*.sst")), _sizes(wal_files(path))
+    on_disk = StoreStats(
+        path=str(path),
+        tenant_id=tenant,
+        disk_bytes=sum(_sizes(path.iterdir() if path.is_dir() else ())),
+        tables=len(tables),
+        table_bytes=sum(tables),
+        log_files=len(logs),
+        log_bytes=sum(logs),
+    )
+    try:
+        with opened_to_read(path) as (store, _):
+            if store is None:
+                return on_disk
+            return msgspec.structs.replace(
+                on_disk,
+                entries_estimated=store.statistics()["records_estimated"],
+                sequence_number=store.sequence_number(),
+            )
+    except EngineError as error:
+        return msgspec.structs.replace(on_disk, trouble=error.message)
+
+
+def _sizes(files: Iterable[Path]) -> list[int]:
+    sizes: list[int] = []
+    for file in files:
+        try:
+            sizes.append(file.stat().st_size)
+        except FileNotFoundError:
+            continue  # replaced by the process that writes
+    return sizes
+
+
+# ---- dump ----
+
+
+def dump(
+    data_dir: Path,
+    tenant: TenantId | None = None,
+    *,
+    run: RunId | None = None,
+    from_offset: int = 0,
+) -> Iterator[DumpedRecord]:
+    """Every record, decoded, in the order of run and offset. Ends with `StorageDamaged` where the
+    disk cannot be read; `verify` says what else there is."""
+    require_data_dir(data_dir)
+    for each in _chosen(data_dir, tenant):
+        with opened_to_read(store_path(data_dir, each)) as (store, _):
+            if store is not None:
+                begin, end = (
+                    (bytes(24), b"\xff" * 25)
+                    if run is None
+                    else (record_key(run, from_offset), run + b"\xff" * 9)
+                )
+                for pair in store.records(begin, end):
+                    yield _dumped(each, pair)
+
+
+def _dumped(tenant: TenantId, pair: Pair) -> DumpedRecord:
+    key, value = pair
+    run, offset = split_key(key)
+    try:
+        kind, flags, _, timestamp_us, data = decode_record(value)
+    except MalformedRecord as error:
+        return DumpedRecord(
+            tenant, run_id_text(RunId(run)), offset, "?", 0, 0, None, len(value), error.message
+        )
+    payload, trouble = None, None
+    try:
+        payload = payloads.decode(kind, data)
+    except MalformedRecord as error:
+        trouble = error.message
+    return DumpedRecord(
+        tenant_id=tenant,
+        run_id=run_id_text(RunId(run)),
+        offset=offset,
+        kind=RecordKind(kind).name,
+        timestamp_us=timestamp_us,
+        flags=flags,
+        payload=payload,
+        payload_bytes=len(data),
+        trouble=trouble,
+    )
+
+
+# ---- opening beside a writer ----
+
+
+@contextmanager
+def opened_to_read(path: Path) -> Iterator[tuple[Store | None, WalReport]]:
+    """The store, and what its log files hold; None for a store that nothing was written to."""
+    store, wal = _settled(lambda: _open_to_read(path), path)
+    try:
+        yield store, wal
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _open_to_read(path: Path) -> tuple[Store | None, WalReport]:
+    wal = check_wal(path)
+    if not (path / "CURRENT").exists():
+        return None, wal
+    # A cache of its own: copies of a table share their place in a cache, and what was read from a
+    # good copy would hide the damage of a bad one.
+    resources = StoreResources(block_cache_bytes=_CACHE_BYTES, write_buffer_bytes=_CACHE_BYTES)
+    return Store(path, resources, OpenMode.READ_ONLY), wal
+
+
+def _settled(
+    look: Callable[[], tuple[Store | None, WalReport]], path: Path
+) -> tuple[Store | None, WalReport]:
+    """What `look` gives; damage counts only when it is still there at the last look."""
+    for _ in range(_LOOKS_MAX - 1):
+        try:
+            return look()
+        except (StorageDamaged, FileNotFoundError):
+            continue
+    try:
+        return look()
+    except FileNotFoundError as error:
+        raise damaged(path, f"a file vanished: {error.filename}") from error
+
+
+def require_data_dir(data_dir: Path) -> None:
+    if not segments_path(data_dir).is_dir():
+        raise InvalidSettings(
+            f"{data_dir} is not a data directory of this engine; give the right one with "
+            "--data-dir or ENGINE_DATA_DIR",
+            data_dir=str(data_dir),
+        )
+
+
+def _chosen(data_dir: Path, tenant: TenantId | None) -> list[TenantId]:
+    on_disk = tenants_on_disk(data_dir)
+    if tenant is None:
+        return on_disk
+    if tenant not in on_disk:
+        raise unknown_tenant(tenant)
+    return [tenant]
+
+
+def expected_states(states: RunStates, stored: StoredRun) -> Mapping[bytes, bytes]:
+    """For who makes states anew: the rows that a run's good records lead to."""
+    return states.rows_of(stored.run, CheckedRecords(stored))

@@ -1,0 +1,1 @@
+# No names for Python: the other extensions cimport protobuf.pxd.

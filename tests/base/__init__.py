@@ -1,0 +1,1 @@
+"""Ids, clock, limits and settings: the ground that the rest stands on."""

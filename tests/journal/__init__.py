@@ -1,0 +1,1 @@
+"""The journal through its own doors: segments, tenants, the system store, group commit."""
