@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("journal", "replay", "recovery")
+NAMES = ("journal", "replay", "recovery", "stream")
 
 
 def main() -> int:

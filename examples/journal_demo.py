@@ -24,7 +24,9 @@ from engine.base.ids import RunId, TenantId, new_run_id, run_id_text
 from engine.config.settings import JournalSettings
 from engine.journal.segment import Segment
 from engine.journal.tenants import open_journal
+from engine.model.payloads import StepCompleted
 from engine.model.records import RecordKind
+from engine.wire.journal import encode
 
 TENANT = TenantId("demo")
 WRITERS = 64
@@ -34,14 +36,15 @@ ACKNOWLEDGEMENT_BYTES = 16 + 8
 
 
 def payload_of(run: RunId, offset: int) -> bytes:
-    return f"step {offset} of {run_id_text(run)}".encode()
+    output = f'"step {offset} of {run_id_text(run)}"'.encode()
+    return encode(StepCompleted(position=offset, name="demo", output=output))
 
 
 async def append_until_killed(data_dir: Path) -> None:
     async def append_to(segment: Segment) -> None:
         while True:
             offset = await segment.append(
-                RecordKind.STATE_CHANGED,
+                RecordKind.STEP_COMPLETED,
                 payload_of(segment.run_id, segment.next_offset),
                 timestamp_us=system_clock.now_us(),
             )
@@ -119,8 +122,14 @@ def main() -> int:
         lost = trio.run(recover, data_dir, acknowledged, console)
         console.print("[bold]4. An operator looks at it: [/]engine journal verify")
         subprocess.run(
-            [sys.executable, "-m", "engine.cli.main", "journal", "verify"]
-            + ["--data-dir", str(data_dir)],
+            [
+                sys.executable,
+                "-m",
+                "engine.cli.main",
+                "journal",
+                "verify",
+                f"--data-dir={data_dir}",
+            ],
             check=True,
         )
     return 1 if lost else 0

@@ -245,7 +245,7 @@ cdef class PendingQueue:
                 "its last record",
                 next_offset=head.next_offset,
             )
-        if expected is not None and <uint64_t>expected != head.next_offset:
+        if expected is not None and expected != head.next_offset:
             raise AppendConflict(
                 f"expected the next offset of run {head.run.hex()} to be {expected}, it is "
                 f"{head.next_offset}; read what was appended and decide again",

@@ -21,6 +21,9 @@ PROTOS = ROOT / "protos"
 GENERATED = ROOT / "engine" / "wire" / "generated"
 
 PLUGIN = "protoc-gen-python_betterproto2"
+# Messages only. A generated stub or servicer would parse every message whole, which is what the
+# stream's hot path is there to avoid, and would import a gRPC library into engine/wire.
+OPTIONS = "client_generation=none,server_generation=none"
 
 
 def generate(out: Path) -> None:
@@ -41,6 +44,7 @@ def generate(out: Path) -> None:
                 f"--proto_path={PROTOS}",
                 f"--plugin={PLUGIN}={scripts / PLUGIN}",
                 f"--python_betterproto2_out={fresh}",
+                f"--python_betterproto2_opt={OPTIONS}",
                 *sources,
             ],
             cwd=work,

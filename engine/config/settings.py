@@ -11,13 +11,14 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from engine.base import limits
 from engine.base.errors import InvalidSettings
 from engine.base.limits import MIB
+from engine.config.coordinator import CoordinatorSettings
 
 _ENVIRONMENT_PREFIX = "ENGINE_"
 
@@ -39,9 +40,33 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tenant_idle_close_s: Annotated[int, msgspec.Meta(ge=limits.tenant_idle_close_s_min)] = 300
 
 
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who holds this key speaks for the tenant, as a client or as a worker."""
+
+    key: Annotated[str, msgspec.Meta(min_length=16, pattern="^sk_")]
+    tenant_id: str
+    project_id: str = "default"
+    user_id: str | None = None
+
+
+class AuthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Without keys, only this machine may ask (the tenant is `tenant_id`); with keys, every
+    request and every worker needs one."""
+
+    keys: tuple[ApiKey, ...] = ()
+    tenant_id: str = "dev"
+    project_id: str = "default"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_dir: str = "./engine-data"
+    http: str = "127.0.0.1:34181"
+    grpc: str = "127.0.0.1:34180"
     journal: JournalSettings = msgspec.field(default_factory=JournalSettings)
+    coordinator: CoordinatorSettings = msgspec.field(default_factory=CoordinatorSettings)
+    auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
+    # The gateway checks its own group: it is above this layer.
+    gateway: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def load_settings(

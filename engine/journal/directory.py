@@ -7,13 +7,14 @@ message that a second process prints.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
 from pathlib import Path
 from typing import Final
 
-from engine.base.errors import DirectoryInUse, StorageFailed
+from engine.base.errors import DirectoryInUse, EngineError, StorageFailed, StorageFull
 from engine.journal.layout import lock_path, segments_path, system_path
 
 FORMAT: Final = "1"
@@ -25,21 +26,28 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            segments_path(path).mkdir(parents=True, exist_ok=True)
-            system_path(path).parent.mkdir(parents=True, exist_ok=True)
+            for folder in (segments_path(path), system_path(path).parent):
+                make_durable_folder(folder)
             self._lock = os.open(lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageFailed(
-                f"the data directory {path} cannot be used: {error.strerror}. Give --data-dir a "
-                "directory that this user may write to",
-                path=str(path),
-            ) from error
+            raise self._unusable(error) from error
         try:
             self._take()
             self._check_format()
+        except OSError as error:
+            os.close(self._lock)
+            raise self._unusable(error) from error
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _unusable(self, error: OSError) -> EngineError:
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageFailed
+        return kind(
+            f"the data directory {self.path} cannot be used: {error.strerror}. Give --data-dir a "
+            "directory that this user may write to",
+            path=str(self.path),
+        )
 
     def _take(self) -> None:
         try:
@@ -59,7 +67,14 @@ class DataDirectory:
     def _check_format(self) -> None:
         file = self.path / "FORMAT"
         if not file.exists():
-            file.write_text(FORMAT + "\n")
+            # Renamed into place, so that it is never seen half written.
+            draft = file.with_suffix(".new")
+            with draft.open("w") as text:
+                text.write(FORMAT + "\n")
+                text.flush()
+                os.fsync(text.fileno())
+            draft.rename(file)
+            sync_folder(self.path)
             return
         found = file.read_text(errors="replace").strip()
         if found != FORMAT:
@@ -71,3 +86,20 @@ class DataDirectory:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_durable_folder(path: Path) -> None:
+    """The folder and those above it; what was made is durable when this returns."""
+    if path.is_dir():
+        return
+    make_durable_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)

@@ -60,7 +60,8 @@ def translate(error: BaseException, place: Path) -> EngineError:
     if _FULL.search(text):
         return StorageFull(
             f"no room on the disk of {place}: nothing was acknowledged, reads go on, and writing "
-            "resumes by itself once there is room",
+            "resumes by itself once there is room; read what is there before appending again, "
+            "since the last of it may have been written",
             path=str(place),
         )
     if _DAMAGED.search(text):

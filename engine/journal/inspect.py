@@ -1,60 +1,49 @@
 """Looks at the stores of a data directory without changing them: verify, stats, dump.
 
 Works beside a runtime that writes and after one that ended, and takes no lock. A damaged place is
-reported with its file, and the rest is looked at all the same. Knows records and their fold; how
-the layers above keep a run's state is theirs, and comes in as `RunStates`.
+reported with its file, and the rest is looked at all the same. What sound means is in
+`soundness.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from engine.base.errors import EngineError, InvalidSettings, MalformedRecord, StorageDamaged
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.base.limits import MIB
-from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, record_key, split_key
-from engine.ext.replay import RunFold
 from engine.journal.faults import damaged
 from engine.journal.layout import (
-    decode_head,
-    run_key,
     segments_path,
     store_path,
     system_path,
     tenants_on_disk,
 )
 from engine.journal.readable import Pair, StoredRun, readable_rows, stored_runs
+from engine.journal.soundness import (
+    CheckedRecords,
+    Problem,
+    RunStates,
+    SummaryStates,
+    speaks_for,
+)
 from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.tenant import unknown_tenant
 from engine.journal.wal import WalReport, check_wal, wal_files
 from engine.model.payloads import Payload
-from engine.model.records import STATUS_AFTER, RecordKind
-from engine.model.runs import TERMINAL_STATUSES, RunSummary
+from engine.model.records import RecordKind
 from engine.wire import journal as payloads
 
 # Beside a writer a file may vanish between two looks; after this many it is not that.
 _LOOKS_MAX: Final = 4
 _PROBLEMS_MAX: Final = 100
 _CACHE_BYTES: Final = 8 * MIB
-
-_TERMINAL_KINDS: Final = frozenset(
-    kind for kind, status in STATUS_AFTER.items() if status in TERMINAL_STATUSES
-)
-
-
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is not as it must be."""
-
-    what: str
-    file: str | None = None
-    run_id: str | None = None
-    offset: int | None = None
 
 
 class StoreReport(msgspec.Struct, frozen=True):
@@ -94,38 +83,12 @@ class DumpedRecord(msgspec.Struct, frozen=True):
     tenant_id: str
     run_id: str
     offset: int
-    kind: str
-    timestamp_us: int
-    flags: int
-    payload: Payload | None  # None: it cannot be decoded, `trouble` says why
     payload_bytes: int
+    kind: str = "?"
+    timestamp_us: int = 0
+    flags: int = 0
+    payload: Payload | None = None  # None: it cannot be decoded, `trouble` says why
     trouble: str | None = None
-
-
-class RunStates(Protocol):
-    """How a layer above keeps the state of a run, so that it can be checked and made anew."""
-
-    def recognizes(self, row: bytes) -> bool:
-        """Whether a state row is of this form; other forms are left alone."""
-
-    def rows_of(self, run: RunId, values: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The state rows that the records of a run lead to; `values` are all of them."""
-
-
-class SummaryStates:
-    """The plainest form: one row with the summary that the fold yields."""
-
-    def recognizes(self, row: bytes) -> bool:
-        try:
-            msgspec.msgpack.decode(row, type=RunSummary)
-        except msgspec.DecodeError:
-            return False
-        return True
-
-    def rows_of(self, run: RunId, values: Iterable[bytes]) -> dict[bytes, bytes]:
-        fold = RunFold()
-        fold.feed_all(values)
-        return {run_key(run): msgspec.msgpack.encode(fold.summary())}
 
 
 # ---- verify ----
@@ -137,7 +100,8 @@ def verify(
     """Check every record of every tenant, or of one, and the system store."""
     require_data_dir(data_dir)
     rule = states or SummaryStates()
-    stores = [verify_tenant(data_dir, each, states=rule) for each in _chosen(data_dir, tenant)]
+    tenants = chosen_tenants(data_dir, tenant)
+    stores = [verify_tenant(data_dir, each, states=rule) for each in tenants]
     if tenant is None:
         stores.insert(0, verify_store(system_path(data_dir), None, states=rule))
     return VerifyReport(
@@ -213,103 +177,17 @@ class _StoreCheck:
     def _check_run(self, stored: StoredRun) -> list[Problem]:
         records = CheckedRecords(stored)
         try:
-            if _has_states_to_check(stored, records, self._states):
+            if records.head.first_offset == 0 and speaks_for(self._states, stored.states):
                 rows = self._states.rows_of(stored.run, records)
                 if records.problem is None and rows != stored.states:
-                    records.fail("the state row is not what the records lead to", None)
+                    records.fail("the state row is not what the records lead to")
             records.drain()
         except MalformedRecord as error:
             # Met by the states' own fold, which reads more of a record than ours.
-            records.fail(error.message, None)
+            records.fail(error.message)
             records.drain()
         self._records += records.count
         return [] if records.problem is None else [records.problem]
-
-
-def _has_states_to_check(
-    stored: StoredRun, records: CheckedRecords, states: RunStates
-) -> bool:
-    return (
-        bool(stored.states)
-        and records.head.first_offset == 0
-        and all(states.recognizes(row) for row in stored.states.values())
-    )
-
-
-class CheckedRecords:
-    """The values of a run's records up to the first that is not as it must be.
-
-    Iterating gives the good ones; afterwards `problem` says what ended them, `next_offset` where.
-    """
-
-    def __init__(self, stored: StoredRun) -> None:
-        self.run = stored.run
-        self.problem: Problem | None = None
-        self.count = 0  # all records, also those behind the problem
-        self.head = self._read_head(stored)
-        self.next_offset = self.head.first_offset
-        self._records = stored.records
-        self._fold = RunFold() if self.head.first_offset == 0 else None
-        self._has_ended = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        for key, value in self._records:
-            self.count += 1
-            if self.problem is None and self._is_next(key, value):
-                self.next_offset += 1
-                yield value
-        if self.problem is None:
-            self._check_end()
-
-    def drain(self) -> None:
-        for _ in self:
-            pass
-
-    def fail(self, what: str, offset: int | None) -> None:
-        if self.problem is None:
-            self.problem = Problem(what, run_id=self._run_text(), offset=offset)
-
-    def _is_next(self, key: bytes, value: bytes) -> bool:
-        try:
-            _, offset = split_key(key)
-            if offset != self.next_offset:
-                self.fail(
-                    f"records {self.next_offset} to {offset - 1} are missing"
-                    if offset > self.next_offset
-                    else f"record {offset} lies before the first that is kept",
-                    self.next_offset,
-                )
-                return False
-            kind, _, offset_low, _, _ = decode_record(value)
-            if offset_low != offset & 0xFFFF_FFFF:
-                raise MalformedRecord(f"the record says it is at offset {offset_low}")
-            if self._has_ended:
-                raise MalformedRecord("the record follows the run's terminal one")
-            self._has_ended = kind in _TERMINAL_KINDS
-            if self._fold is not None:
-                self._fold.feed(value)
-        except MalformedRecord as error:
-            self.fail(error.message, self.next_offset)
-        return self.problem is None
-
-    def _check_end(self) -> None:
-        end = self.head.next_offset
-        if self.next_offset < end:
-            self.fail(f"records {self.next_offset} to {end - 1} are missing", self.next_offset)
-        elif self.head.sealed and self.next_offset > end:
-            self.fail(f"records follow the seal at offset {end}", end)
-
-    def _read_head(self, stored: StoredRun) -> SegmentHead:
-        try:
-            if stored.head is not None:
-                return decode_head(stored.run, stored.head)
-            return SegmentHead(stored.run)
-        except (MalformedRecord, AssertionError) as error:
-            self.fail(f"a key or a head row is malformed: {error}", None)
-            return SegmentHead(bytes(16))
-
-    def _run_text(self) -> str:
-        return run_id_text(self.run) if len(self.run) == 16 else self.run.hex()
 
 
 # ---- stats ----
@@ -319,7 +197,7 @@ def stats(data_dir: Path, tenant: TenantId | None = None) -> tuple[StoreStats, .
     """How much each store holds, cheaply: what RocksDB and the file system know."""
     require_data_dir(data_dir)
     places: list[tuple[Path, TenantId | None]] = [
-        (store_path(data_dir, each), each) for each in _chosen(data_dir, tenant)
+        (store_path(data_dir, each), each) for each in chosen_tenants(data_dir, tenant)
     ]
     if tenant is None:
         places.insert(0, (system_path(data_dir), None))
@@ -373,7 +251,7 @@ def dump(
     """Every record, decoded, in the order of run and offset. Ends with `StorageDamaged` where the
     disk cannot be read; `verify` says what else there is."""
     require_data_dir(data_dir)
-    for each in _chosen(data_dir, tenant):
+    for each in chosen_tenants(data_dir, tenant):
         with opened_to_read(store_path(data_dir, each)) as (store, _):
             if store is not None:
                 begin, end = (
@@ -392,7 +270,11 @@ def _dumped(tenant: TenantId, pair: Pair) -> DumpedRecord:
         kind, flags, _, timestamp_us, data = decode_record(value)
     except MalformedRecord as error:
         return DumpedRecord(
-            tenant, run_id_text(RunId(run)), offset, "?", 0, 0, None, len(value), error.message
+            tenant_id=tenant,
+            run_id=run_id_text(RunId(run)),
+            offset=offset,
+            payload_bytes=len(value),
+            trouble=error.message,
         )
     payload, trouble = None, None
     try:
@@ -460,15 +342,10 @@ def require_data_dir(data_dir: Path) -> None:
         )
 
 
-def _chosen(data_dir: Path, tenant: TenantId | None) -> list[TenantId]:
+def chosen_tenants(data_dir: Path, tenant: TenantId | None) -> list[TenantId]:
     on_disk = tenants_on_disk(data_dir)
     if tenant is None:
         return on_disk
     if tenant not in on_disk:
         raise unknown_tenant(tenant)
     return [tenant]
-
-
-def expected_states(states: RunStates, stored: StoredRun) -> Mapping[bytes, bytes]:
-    """For who makes states anew: the rows that a run's good records lead to."""
-    return states.rows_of(stored.run, CheckedRecords(stored))

@@ -1,8 +1,9 @@
 """Reads a store past its damaged places: everything that can be read, and where something cannot.
 
 A scan of RocksDB ends at the first block that does not check out, without saying where the next
-good one begins. It is found by trying keys: from the last good one away until a key can be read
-again, then back to the least such key.
+good one begins. It is found by trying keys: from the last good one away in growing steps until one
+can be read again, then back to the least such key. Where damage is crowded, a good block between
+two bad ones may be passed over.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ def readable_records(store: Store, on_damage: OnDamage) -> Iterator[Pair]:
     return _readable(family, on_damage)
 
 
-def readable_rows(store: Store, on_damage: OnDamage, prefix: bytes = b"") -> Iterator[Pair]:
-    after = int.from_bytes(key_after_prefix(prefix).ljust(key_length_max, b"\x00"), "big")
+def readable_rows(
+    store: Store, on_damage: OnDamage, prefix: bytes = b"", *, key_bytes: int = key_length_max
+) -> Iterator[Pair]:
+    """Rows by prefix. Where keys are known to be short, the next good one is found sooner."""
+    after = int.from_bytes(key_after_prefix(prefix).ljust(key_bytes, b"\x00")[:key_bytes], "big")
     family = _Range(
         lambda begin: store.rows(prefix, begin),
-        prefix.ljust(key_length_max, b"\x00"),
-        (after - 1).to_bytes(key_length_max, "big"),
+        prefix.ljust(key_bytes, b"\x00"),
+        (after - 1).to_bytes(key_bytes, "big"),
     )
     return _readable(family, on_damage)
 
@@ -94,7 +98,7 @@ def stored_runs(store: Store, on_damage: OnDamage) -> Iterator[StoredRun]:
 def _row_parts(
     store: Store, on_damage: OnDamage, tag: bytes
 ) -> Iterator[tuple[bytes, bytes, bytes, Iterator[Pair]]]:
-    for key, value in readable_rows(store, on_damage, tag):
+    for key, value in readable_rows(store, on_damage, tag, key_bytes=len(tag) + RUN_ID_BYTES):
         yield key[len(tag) :], tag, value, iter(())
 
 

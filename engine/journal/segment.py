@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from engine.base import limits
-from engine.base.errors import LimitExceeded, MalformedRecord, OffsetTrimmed
+from engine.base.errors import LimitExceeded, MalformedRecord, OffsetTrimmed, SegmentSealed
 from engine.base.ids import RunId, TenantId
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, record_key
@@ -88,8 +88,7 @@ class Segment:
     ) -> int:
         """Give the record its offset now; `effect` is released once it is durable."""
         committer = self._tenant.committer
-        if committer.stopped_by is not None:
-            committer.raise_if_stopped()
+        committer.raise_if_stopped()
         offset = committer.pending.append(self._head, expected, kind, payload, timestamp_us, effect)
         committer.wake()
         return offset
@@ -184,6 +183,12 @@ class Segment:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._head.durable_offset <= offset:
             self._tenant.committer.raise_if_stopped()
+            if self._head.sealed and offset >= self._head.next_offset:
+                raise SegmentSealed(
+                    f"run {self.run_id.hex()} is sealed at offset {self._head.next_offset}; there "
+                    "will be no record to wait for",
+                    next_offset=self._head.next_offset,
+                )
             lot = self._head.tail_lot
             if not isinstance(lot, trio.lowlevel.ParkingLot):
                 lot = self._head.tail_lot = trio.lowlevel.ParkingLot()
@@ -225,6 +230,8 @@ class Segment:
                 durable_offset=self._head.durable_offset,
             )
         if before_offset == self._head.first_offset:
+            # Somebody else's trim may still be on its way to the disk.
+            await self._tenant.barrier()
             return
         begin = record_key(self.run_id, self._head.first_offset)
         self._head.first_offset = before_offset

@@ -12,6 +12,7 @@ import enum
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn, ParamSpec, TypeVar, cast
 
@@ -36,7 +37,6 @@ _WRITE_BUFFERS_MAX: Final = 3
 class OpenMode(enum.Enum):
     READ_WRITE = "read_write"
     READ_ONLY = "read_only"  # beside a process that writes; sees what had been flushed or logged
-    SALVAGE = "salvage"  # keep what comes before the first damage in the WAL
 
 
 class StoreResources:
@@ -87,11 +87,7 @@ def _options(resources: StoreResources, mode: OpenMode) -> rocks.Options:
     options.set_bytes_per_sync(1 * MIB)
     # An unfinished record at the very end was never acknowledged and may go; anything else that
     # does not check out is refused. `wal.py` has looked before and says exactly what and where.
-    options.set_wal_recovery_mode(
-        rocks.DBRecoveryMode.point_in_time()
-        if mode is OpenMode.SALVAGE
-        else rocks.DBRecoveryMode.tolerate_corrupted_tail_records()
-    )
+    options.set_wal_recovery_mode(rocks.DBRecoveryMode.tolerate_corrupted_tail_records())
     return options
 
 
@@ -189,6 +185,8 @@ class Store:
         last_key = below
         pairs = self._rows.items(backwards=True, read_opt=options)
         for pair in cast("Iterator[Pair]", pairs):
+            if pair[0] < prefix:
+                return  # the binding drops the lower bound
             last_key = pair[0]
             yield pair
         cursor = self._rows.iter(_read_options(prefix, last_key))
@@ -267,13 +265,16 @@ class Store:
         return int(self._db.latest_sequence_number())
 
     def close(self) -> None:
-        """Close the database and give its lock back, even if an iterator is still held."""
-        try:
-            self._guarded(self._db.close)  # reports what went wrong in the background, too
-        finally:
-            # The binding keeps the database (and its lock) for as long as a handle lives.
-            del self._rows, self._rows_handle, self._db
-            gc.collect(0)
+        """Close the database and give its lock back, unless an iterator is still held."""
+        if "_db" not in vars(self):
+            return
+        # Closing flushes first, which fails on a store that met a fault. What it would have
+        # flushed is in the WAL, so nothing is lost and the next open replays it.
+        with suppress(Exception):
+            self._db.close()
+        # The binding keeps the database (and its lock) for as long as a handle lives.
+        del self._rows, self._rows_handle, self._db
+        gc.collect(0)
 
     def __getattr__(self, name: str) -> NoReturn:
         # Reached only for what `close` has deleted.
@@ -304,7 +305,8 @@ def key_after_prefix(prefix: bytes) -> bytes:
 
 
 def salvage_tables(path: Path) -> None:
-    """Let RocksDB rebuild its catalogue from the tables that can still be read."""
+    """Let RocksDB make its catalogue anew from the tables that can still be read, and tables from
+    the log files. A family is known by its tables alone: without one, its log entries are lost."""
     try:
         rocks.Rdict.repair(str(path), rocks.Options(raw_mode=True))
     except Exception as error:

@@ -7,6 +7,7 @@ from the disk, since what was pending when it stopped may or may not have been w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import weakref
 from collections.abc import Iterator, Sequence
@@ -238,17 +239,17 @@ class TenantJournal:
             return True
 
     async def _reopen(self) -> None:
+        """Read-only first, so that reads go on while the other is closed and opened anew. A store
+        that met a fault may not close cleanly; what it owes is in its log."""
         path = self.store.path
-        self.store.close()
-        try:
-            self.store = await trio.to_thread.run_sync(
-                Store, path, self._resources, OpenMode.READ_WRITE
-            )
-        except EngineError:
-            self.store = await trio.to_thread.run_sync(
-                Store, path, self._resources, OpenMode.READ_ONLY
-            )
-            raise
+        with trio.CancelScope(shield=True):
+            stopped = self.store
+            self.store = reader = await self._open_store(path, OpenMode.READ_ONLY)
+            with contextlib.suppress(EngineError):
+                await trio.to_thread.run_sync(stopped.close)
+            self.store = await self._open_store(path, OpenMode.READ_WRITE)
+            with contextlib.suppress(EngineError):
+                await trio.to_thread.run_sync(reader.close)
         for run, head in list(self._heads.items()):
             found = self._load_head(run)
             head.first_offset = found.first_offset
@@ -256,6 +257,9 @@ class TenantJournal:
             head.durable_offset = found.durable_offset
             head.sealed = found.sealed
         self.committer.resume(self.store)
+
+    async def _open_store(self, path: Path, mode: OpenMode) -> Store:
+        return await trio.to_thread.run_sync(Store, path, self._resources, mode)
 
     def _on_stop(self, error: EngineError) -> None:
         """Who tails a segment of a stopped tenant is woken, to be told."""

@@ -28,7 +28,8 @@ from engine.journal.committer import (
     Release,
     release_calls,
 )
-from engine.journal.directory import DataDirectory
+from engine.journal.directory import DataDirectory, sync_folder
+from engine.journal.faults import translate
 from engine.journal.keepers import run_keepers
 from engine.journal.layout import segments_path, store_path, tenant_path, tenants_on_disk
 from engine.journal.store import OpenMode, Store, StoreResources
@@ -172,15 +173,16 @@ class Journal:
         return opened
 
     def _open_store(self, path: Path) -> tuple[Store, WalReport]:
-        is_new = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        report = check_wal(path)
-        store = Store(path, self._resources, OpenMode.READ_WRITE)
-        if is_new:
-            # A record that is durable in a directory that is not is lost with the directory.
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # A record that is durable in a directory that is not is lost with the directory. Each
+            # time, since whoever made it may have been killed before it came to this.
             for folder in (path.parent, path.parent.parent):
-                _sync_directory(folder)
-        return store, report
+                sync_folder(folder)
+        except OSError as error:
+            raise translate(error, path) from error
+        report = check_wal(path)
+        return Store(path, self._resources, OpenMode.READ_WRITE), report
 
     async def _make_room(self) -> None:
         while len(self._open) + self._opening_count >= self.settings.tenants_open_max:
@@ -230,7 +232,7 @@ class Journal:
         """From this rename on the tenant is gone, whatever crashes; the rest is cleaning up."""
         doomed = path.with_name(f"{_DELETED}{self.clock.now_us()}-{os.getpid()}-{path.name}")
         path.rename(doomed)
-        _sync_directory(doomed.parent)
+        sync_folder(doomed.parent)
         return doomed
 
     def finish_deletions(self) -> None:
@@ -291,11 +293,3 @@ async def open_journal(
                 await journal.aclose()
     finally:
         directory.close()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -217,6 +217,19 @@ def test_the_bound_of_pending_bytes(implementation: Implementation) -> None:
     bench.refuses(JournalBusy, bench.append)
 
 
+def test_room_is_for_a_number_of_records(implementation: Implementation) -> None:
+    bench = Bench(implementation, pending_records_max=4)
+    assert bench.queue.has_room_for(5)  # waiting would not make it emptier
+    bench.append()
+    assert bench.queue.has_room_for(3)
+    assert not bench.queue.has_room_for(4)
+    bench.transition(b"", b"", b"")
+    assert bench.queue.has_room_for(0)
+    assert not bench.queue.has_room_for(1)
+    bench.queue.take()
+    assert bench.queue.has_room_for(4)
+
+
 def test_the_bounds_of_a_transition(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "records_per_transition_max", 3)
     monkeypatch.setattr(limits, "rows_per_transition_max", 2)

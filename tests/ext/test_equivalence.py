@@ -110,6 +110,7 @@ class Replica:
             self._seen(queue.filling),
             (queue.record_count, queue.byte_count),
             (queue.is_empty, queue.has_full, queue.has_room),
+            [queue.has_room_for(records) for records in range(15)],
             [(head.next_offset, head.durable_offset, head.sealed) for head in self.heads],
         )
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from engine.base.clock import Clock, ManualClock, system_clock
 from engine.base.ids import RunId, TenantId
 from engine.base.limits import MIB
 from engine.config.settings import JournalSettings
-from engine.journal import tenants
 from engine.journal.committer import CommitThreads, Durability, LoopBudget, Release, release_calls
 from engine.journal.layout import lock_path
 from engine.journal.segment import Segment
@@ -88,14 +85,6 @@ async def gated_tenant(
             threads.close()
 
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Puts a gate before every tenant's store that a journal opens from now on."""
-    gate = Gate()
-    monkeypatch.setattr(tenants, "Store", partial(GatedStore, gate=gate))
-    return gate
-
-
 def new_records(*payloads: bytes) -> list[NewRecord]:
     return [NewRecord(STEP, payload, NOW_US) for payload in payloads]
 
@@ -155,3 +144,21 @@ class ForwardClock(ManualClock):
     def monotonic_us(self) -> int:
         self.advance_us(self.step_us)
         return super().monotonic_us()
+
+
+def tenant_number(number: int) -> TenantId:
+    return TenantId(f"tenant-{number}")
+
+
+def open_ids(journal: Journal) -> set[TenantId]:
+    return {opened.tenant_id for opened in journal.open_tenants()}
+
+
+async def append_to(journal: Journal, tenant: TenantId, *payloads: bytes) -> None:
+    async with journal.use(tenant) as opened:
+        await append(opened.open_segment(RUN), *payloads)
+
+
+async def payloads_in(journal: Journal, tenant: TenantId) -> list[bytes]:
+    async with journal.use(tenant, create=False) as opened:
+        return payloads_of(opened.open_segment(RUN).read())

@@ -29,6 +29,8 @@ class Gate:
         self._lock = threading.Lock()
         self.standing = 0  # commits before the shut gate
         self._failure: EngineError | None = None
+        self._fails_once = False
+        self._late_failure: EngineError | None = None
         self.writes_synced = 0
         self.writes_unsynced = 0
         self.wal_syncs = 0
@@ -40,7 +42,14 @@ class Gate:
         self._is_open.set()
 
     def fail_with(self, failure: EngineError | None) -> None:
-        self._failure = failure
+        self._failure, self._fails_once = failure, False
+
+    def fail_late_with(self, failure: EngineError) -> None:
+        """Once: the write is done, and says that it is not."""
+        self._late_failure = failure
+
+    def fail_once_with(self, failure: EngineError) -> None:
+        self._failure, self._fails_once = failure, True
 
     def _stand(self) -> None:
         with self._lock:
@@ -61,6 +70,11 @@ class Gate:
         else:
             self.writes_unsynced += 1
 
+    def after_write(self) -> None:
+        failure, self._late_failure = self._late_failure, None
+        if failure is not None:
+            raise failure
+
     def pass_sync(self) -> None:
         self._pass(may_stall=True)
         self.wal_syncs += 1
@@ -70,8 +84,11 @@ class Gate:
             if not may_stall:
                 raise StoreStalled
             self._stand()
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure
+        if self._fails_once:
+            self._failure = None
+        if failure is not None:
+            raise failure
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -113,6 +130,7 @@ class GatedStore(Store):
     def write(self, prepared: object, *, sync: bool, may_stall: bool = True) -> None:
         self._gate.pass_write(sync=sync, may_stall=may_stall)
         super().write(prepared, sync=sync, may_stall=may_stall)
+        self._gate.after_write()
 
     def sync_wal(self) -> None:
         self._gate.pass_sync()

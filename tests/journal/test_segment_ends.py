@@ -321,6 +321,29 @@ async def test_a_sealed_segment_can_be_trimmed_and_stays_sealed(tmp_path: Path) 
         assert (segment.first_offset, segment.next_offset) == (2, 2)
 
 
+async def test_a_second_trim_also_returns_when_it_is_durable(opened: Opened) -> None:
+    """Who forgets a trim that has returned relies on it."""
+    tenant, gate = opened
+    segment = tenant.open_segment(RUN)
+    await append(segment, b"a", b"b")
+    gate.shut()
+    returned: list[int] = []
+
+    async def trim() -> None:
+        await segment.trim(1)
+        returned.append(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trim)
+        await gate.wait_for_arrival()
+        nursery.start_soon(trim)
+        await trio.testing.wait_all_tasks_blocked()
+        before_the_commit = list(returned)
+        gate.open()
+    assert before_the_commit == []
+    assert returned == [1, 1]
+
+
 async def test_a_trim_under_a_reader_does_not_look_like_damage(opened: Opened) -> None:
     """A page that was asked for before the trim is read after it: the reader is told that it was
     trimmed or gets the records, and the tenant goes on."""

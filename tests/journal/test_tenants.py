@@ -3,12 +3,7 @@ idle or when there are too many, and deleted whole."""
 
 from __future__ import annotations
 
-import shutil
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -17,57 +12,30 @@ import trio.testing
 from engine.base.clock import ManualClock
 from engine.base.errors import (
     DirectoryInUse,
-    JournalBusy,
-    JournalClosed,
     OffsetTrimmed,
     SegmentSealed,
     StorageFailed,
     TenantLimitReached,
     TenantUnknown,
 )
-from engine.base.ids import TenantId
-from engine.journal import tenants
-from engine.journal.keepers import close_idle_tenants
 from engine.journal.layout import segments_path, store_path, tenant_path
 from engine.journal.tenant import TenantJournal
-from engine.journal.tenants import Journal
 from tests.journal.harness import (
     ACME,
-    NOW_US,
     OTHER,
     RUN,
-    STEP,
     append,
-    eventually,
+    append_to,
     files_as_they_are,
-    gate,
     journal_at,
     new_records,
+    open_ids,
+    payloads_in,
     payloads_of,
     run_number,
+    tenant_number,
 )
-from tests.journal.stores import PATIENCE_S, Gate, GatedStore
-
-__all__ = ["gate"]  # a fixture
-
-
-def tenant_number(number: int) -> TenantId:
-    return TenantId(f"tenant-{number}")
-
-
-def open_ids(journal: Journal) -> set[TenantId]:
-    return {opened.tenant_id for opened in journal.open_tenants()}
-
-
-async def append_to(journal: Journal, tenant: TenantId, *payloads: bytes) -> None:
-    async with journal.use(tenant) as opened:
-        await append(opened.open_segment(RUN), *payloads)
-
-
-async def payloads_in(journal: Journal, tenant: TenantId) -> list[bytes]:
-    async with journal.use(tenant, create=False) as opened:
-        return payloads_of(opened.open_segment(RUN).read())
-
+from tests.journal.stores import Gate
 
 # ---- apart from each other ----
 
@@ -257,358 +225,6 @@ async def test_the_bound_holds_when_many_are_opened_at_once(tmp_path: Path) -> N
                 nursery.start_soon(pin, number)
         assert len(journal.open_tenants()) == 2
         assert len(refused) == 3
-
-
-# ---- closing what is idle ----
-
-
-async def test_an_idle_tenant_is_closed_and_opens_again(tmp_path: Path) -> None:
-    clock = ManualClock()
-    async with journal_at(tmp_path, clock=clock, tenant_idle_close_s=10) as journal:
-        await append_to(journal, ACME, b"a")
-        clock.advance_us(9_999_999)
-        assert await close_idle_tenants(journal) == 0
-        clock.advance_us(1)
-        assert await close_idle_tenants(journal) == 1
-        assert journal.open_tenants() == []
-        assert await payloads_in(journal, ACME) == [b"a"]
-        assert journal.statistics().opened == 2
-
-
-async def test_a_tenant_in_use_is_not_idle(tmp_path: Path) -> None:
-    clock = ManualClock()
-    async with journal_at(tmp_path, clock=clock, tenant_idle_close_s=10) as journal:
-        async with journal.use(ACME) as acme:
-            clock.advance_us(3_600_000_000)
-            assert await close_idle_tenants(journal) == 0
-            await append(acme.open_segment(RUN), b"a")
-        assert await close_idle_tenants(journal) == 0  # used until just now
-        clock.advance_us(10_000_000)
-        assert await close_idle_tenants(journal) == 1
-
-
-async def test_the_keeper_closes_idle_tenants_by_itself(
-    tmp_path: Path, mock_clock: trio.testing.MockClock
-) -> None:
-    clock = ManualClock()
-    async with journal_at(tmp_path, clock=clock, tenant_idle_close_s=8) as journal:
-        await append_to(journal, ACME, b"a")
-        await trio.testing.wait_all_tasks_blocked()
-        clock.advance_us(8_000_000)
-        mock_clock.jump(8)
-        await eventually(lambda: not journal.open_tenants())
-        await eventually(lambda: journal.statistics().closed == 1)
-
-
-async def test_who_asks_for_a_tenant_that_is_being_closed_gets_it_anew(
-    tmp_path: Path, gate: Gate
-) -> None:
-    async with journal_at(tmp_path) as journal:
-        async with journal.use(ACME) as acme:
-            gate.shut()
-            acme.open_segment(RUN).append_nowait(STEP, b"a", timestamp_us=NOW_US, effect=int)
-            await gate.wait_for_arrival()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(journal.close_tenant, acme)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(append_to, journal, ACME, b"b")
-            await trio.testing.wait_all_tasks_blocked()
-            gate.open()
-        assert await payloads_in(journal, ACME) == [b"a", b"b"]
-        assert journal.statistics().opened == 2
-
-
-# ---- durability `interval` ----
-
-
-async def test_the_flush_tick(
-    tmp_path: Path, gate: Gate, mock_clock: trio.testing.MockClock
-) -> None:
-    async with (
-        journal_at(tmp_path, durability="interval", flush_interval_ms=50) as journal,
-        journal.use(ACME) as acme,
-    ):
-        await append(acme.open_segment(RUN), b"a")
-        await append(acme.open_segment(RUN), b"b")
-        await trio.testing.wait_all_tasks_blocked()
-        assert (gate.writes_synced, gate.writes_unsynced, gate.wal_syncs) == (0, 2, 0)
-        mock_clock.jump(0.049)
-        await trio.testing.wait_all_tasks_blocked()
-        assert gate.wal_syncs == 0
-        mock_clock.jump(0.001)
-        await eventually(lambda: gate.wal_syncs == 1)
-        await eventually(lambda: acme.statistics().commits.syncs == 1)
-        await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(1)
-        await trio.testing.wait_all_tasks_blocked()
-        assert gate.wal_syncs == 1  # nothing was written since
-
-
-@pytest.mark.parametrize("durability", ["commit", "os"])
-async def test_the_other_modes_have_no_tick(
-    tmp_path: Path, gate: Gate, mock_clock: trio.testing.MockClock, durability: str
-) -> None:
-    async with journal_at(tmp_path, durability=durability) as journal, journal.use(ACME) as acme:
-        await append(acme.open_segment(RUN), b"a")
-        await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(60)
-        await trio.testing.wait_all_tasks_blocked()
-        assert gate.wal_syncs == 0
-        assert gate.writes_synced == (1 if durability == "commit" else 0)
-
-
-# ---- closing the journal ----
-
-
-async def test_closing_commits_what_is_pending_in_every_tenant(tmp_path: Path, gate: Gate) -> None:
-    released: list[object] = []
-
-    async def open_gate() -> None:
-        await gate.wait_for_arrival()
-        await gate.wait_for_arrival()
-        assert released == []
-        gate.open()
-
-    async with trio.open_nursery() as nursery:
-        async with journal_at(tmp_path) as journal:
-            gate.shut()
-            nursery.start_soon(open_gate)
-            for tenant in (ACME, OTHER):
-                opened = await journal.pin(tenant)
-                segment = opened.open_segment(RUN)
-                for payload in (b"a", b"b", b"c"):
-                    segment.append_nowait(
-                        STEP, payload, timestamp_us=NOW_US, effect=lambda: released.append(1)
-                    )
-        assert len(released) == 6
-    async with journal_at(tmp_path) as journal:
-        for tenant in (ACME, OTHER):
-            assert await payloads_in(journal, tenant) == [b"a", b"b", b"c"]
-
-
-async def test_a_cancelled_journal_is_closed_whole(tmp_path: Path) -> None:
-    with trio.CancelScope() as scope:
-        async with journal_at(tmp_path) as journal, journal.use(ACME) as acme:
-            for payload in (b"a", b"b"):
-                acme.open_segment(RUN).append_nowait(STEP, payload, timestamp_us=NOW_US, effect=int)
-            scope.cancel()
-            await trio.sleep_forever()
-    async with journal_at(tmp_path) as journal:
-        assert await payloads_in(journal, ACME) == [b"a", b"b"]
-
-
-async def test_a_closed_journal_opens_no_tenant(tmp_path: Path) -> None:
-    async with journal_at(tmp_path) as journal:
-        pass
-    with pytest.raises(JournalClosed):
-        await journal.pin(ACME)
-    assert not tenant_path(tmp_path, ACME).exists()
-
-
-@asynccontextmanager
-async def not_for_ever(journals: list[Journal]) -> AsyncIterator[list[bool]]:
-    """A journal that cannot end ignores every cancellation; so the block that waits for it is
-    helped to end, and the list says that it had to be."""
-    hung: list[bool] = []
-
-    async def help_to_end() -> None:
-        await trio.sleep(5)
-        hung.append(True)
-        for opened in journals[0].open_tenants():
-            await opened.committer.aclose()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(help_to_end)
-        yield hung
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_store_that_cannot_be_closed_does_not_keep_the_others_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RocksDB writes its memory out when it is closed, and the disk may be full by then."""
-    closed: list[str] = []
-
-    class Unclosable(GatedStore):
-        def close(self) -> None:
-            super().close()
-            closed.append(self.path.parent.name)
-            if len(closed) == 1:
-                raise StorageFailed("cannot be flushed")
-
-    monkeypatch.setattr(tenants, "Store", lambda *of: Unclosable(*of, gate=Gate()))
-    journals: list[Journal] = []
-
-    async def use_and_close() -> None:
-        async with journal_at(tmp_path) as journal:
-            journals.append(journal)
-            for number in range(3):
-                await append_to(journal, tenant_number(number), b"a")
-
-    async with not_for_ever(journals) as hung:
-        with pytest.raises(BaseException) as caught:  # noqa: PT011 - what it is wrapped in is open
-            await use_and_close()
-    assert "cannot be flushed" in "".join(map(str, flattened(caught.value)))
-    assert hung == []
-    assert len(closed) == 3
-    async with journal_at(tmp_path):  # its lock was given back
-        pass
-
-
-def flattened(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in flattened(inner)]
-    return [error]
-
-
-async def test_a_tenant_that_is_being_opened_while_the_journal_closes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opening, may_open = threading.Event(), threading.Event()
-
-    def slow_store(*of: Any) -> GatedStore:
-        opening.set()
-        assert may_open.wait(PATIENCE_S)
-        return GatedStore(*of, gate=Gate())
-
-    monkeypatch.setattr(tenants, "Store", slow_store)
-    outcomes: list[str] = []
-    journals: list[Journal] = []
-
-    async def pin(journal: Journal) -> None:
-        try:
-            opened = await journal.pin(ACME)
-            await append(opened.open_segment(RUN), b"a")
-            outcomes.append("appended")
-        except JournalClosed:
-            outcomes.append("closed")
-
-    async with (
-        not_for_ever(journals) as hung,
-        trio.open_nursery() as nursery,
-        journal_at(tmp_path) as journal,
-    ):
-        journals.append(journal)
-        nursery.start_soon(pin, journal)
-        await trio.to_thread.run_sync(opening.wait, PATIENCE_S)
-        nursery.start_soon(open_after, may_open, lambda: journal._is_closing)
-    assert hung == []
-    assert outcomes == ["closed"]
-    assert journal.open_tenants() == []
-
-
-async def open_after(event: threading.Event, holds: Callable[[], bool]) -> None:
-    await eventually(holds)
-    await trio.testing.wait_all_tasks_blocked()
-    event.set()
-
-
-# ---- deleting ----
-
-
-async def test_a_deleted_tenant_is_gone_and_may_come_back_empty(tmp_path: Path) -> None:
-    async with journal_at(tmp_path) as journal:
-        await append_to(journal, ACME, b"a")
-        await append_to(journal, OTHER, b"b")
-        journal.system.set_wake(ACME, 1_000)
-        await journal.delete_tenant(ACME)
-        assert journal.tenant_ids() == [OTHER]
-        assert sorted(entry.name for entry in segments_path(tmp_path).iterdir()) == ["tenant=other"]
-        assert journal.system.wake_of(ACME) is None
-        with pytest.raises(TenantUnknown):
-            await journal.pin(ACME, create=False)
-        await append_to(journal, ACME, b"new")
-        assert await payloads_in(journal, ACME) == [b"new"]
-
-
-async def test_a_tenant_that_is_not_there_cannot_be_deleted(tmp_path: Path) -> None:
-    async with journal_at(tmp_path) as journal:
-        with pytest.raises(TenantUnknown):
-            await journal.delete_tenant(ACME)
-
-
-async def test_a_tenant_in_use_is_not_deleted(tmp_path: Path) -> None:
-    async with journal_at(tmp_path) as journal:
-        async with journal.use(ACME) as acme:
-            await append(acme.open_segment(RUN), b"a")
-            with pytest.raises(JournalBusy, match="in use"):
-                await journal.delete_tenant(ACME)
-            await append(acme.open_segment(RUN), b"b")
-        assert await payloads_in(journal, ACME) == [b"a", b"b"]
-        await journal.delete_tenant(ACME)
-        assert journal.tenant_ids() == []
-
-
-class HeldBack(ManualClock):
-    """A clock that a thread which asks it waits at: between two steps of what the thread does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrived, self.may_go_on = threading.Event(), threading.Event()
-        self._loop_thread = threading.get_ident()
-
-    def now_us(self) -> int:
-        if threading.get_ident() != self._loop_thread:
-            self.arrived.set()
-            assert self.may_go_on.wait(PATIENCE_S)
-        return super().now_us()
-
-
-async def test_who_asks_for_a_tenant_that_is_being_deleted_gets_a_new_one(tmp_path: Path) -> None:
-    """And not the old one with its files taken away."""
-    clock = HeldBack()
-    async with journal_at(tmp_path, clock=clock) as journal:
-        await append_to(journal, ACME, b"old")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(journal.delete_tenant, ACME)
-            await trio.to_thread.run_sync(clock.arrived.wait, PATIENCE_S)
-            nursery.start_soon(append_to, journal, ACME, b"new")
-            for _ in range(20):  # it must wait; where it does not, it has time to open the files
-                await trio.testing.wait_all_tasks_blocked(0.01)
-            clock.may_go_on.set()
-        assert await payloads_in(journal, ACME) == [b"new"]
-    async with journal_at(tmp_path) as journal:
-        assert await payloads_in(journal, ACME) == [b"new"]
-
-
-async def test_a_crash_while_deleting_leaves_the_tenant_whole_or_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, copies = tmp_path / "data", iter(range(10))
-
-    def copy_now() -> None:
-        files_as_they_are(data, tmp_path / f"copy-{next(copies)}")
-
-    remove = shutil.rmtree
-
-    def remove_in_steps(doomed: Path) -> None:
-        copy_now()  # renamed
-        (next(doomed.rglob("CURRENT"))).unlink()
-        copy_now()  # half removed
-        remove(doomed)
-        copy_now()  # removed, and the system store not yet told
-
-    async with journal_at(data) as journal:
-        await append_to(journal, ACME, b"a")
-        await append_to(journal, OTHER, b"b")
-        journal.system.set_wake(ACME, 1_000)
-        await journal.close_tenant(journal.open_tenants()[0])
-        copy_now()  # not yet renamed
-        monkeypatch.setattr(tenants.shutil, "rmtree", remove_in_steps)
-        await journal.delete_tenant(ACME)
-        monkeypatch.undo()
-
-    for number in range(4):
-        async with journal_at(tmp_path / f"copy-{number}") as journal:
-            is_whole = number == 0
-            assert journal.tenant_ids() == ([ACME, OTHER] if is_whole else [OTHER])
-            assert await payloads_in(journal, OTHER) == [b"b"]
-            if is_whole:
-                assert await payloads_in(journal, ACME) == [b"a"]
-            folder = segments_path(tmp_path / f"copy-{number}")
-            assert not list(folder.glob(".deleted-*"))
-            # A wake time without a tenant would open it, and so make it, when it is due.
-            assert journal.system.wake_of(ACME) == (1_000 if is_whole else None)
 
 
 # ---- what it says of itself ----

@@ -114,6 +114,12 @@ class PendingQueue:
             and self.byte_count < self._pending_bytes_max
         )
 
+    def has_room_for(self, records: int) -> bool:
+        """By bytes before the bound is reached. By number as well, except that a queue without a
+        record takes any transition, since it would not get emptier by waiting."""
+        fits = self.record_count == 0 or self.record_count + records <= self._pending_records_max
+        return fits and self.byte_count < self._pending_bytes_max
+
     def append(
         self,
         head: SegmentHead,

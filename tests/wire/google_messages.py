@@ -11,32 +11,42 @@ from typing import Any
 
 import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.descriptor import (  # type: ignore[import-untyped]
+    Descriptor,
+    EnumDescriptor,
+    FieldDescriptor,
+    ServiceDescriptor,
+)
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
+SOURCES = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto"))
 
 
 @functools.cache
-def _file() -> Any:
+def _files() -> list[Any]:
     with tempfile.TemporaryDirectory() as work:
         out = Path(work, "descriptors")
-        arguments = [f"--proto_path={PROTOS}", f"--descriptor_set_out={out}"]
-        assert protoc.main(["protoc", *arguments, "engine/v1/journal.proto"]) == 0
+        arguments = [f"--proto_path={PROTOS}", f"--descriptor_set_out={out}", "--include_imports"]
+        assert protoc.main(["protoc", *arguments, *SOURCES]) == 0
         files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
         pool.Add(file)
-    return pool.FindFileByName("engine/v1/journal.proto")
+    return [pool.FindFileByName(file.name) for file in files.file]
 
 
 def messages() -> dict[str, Descriptor]:
-    return dict(_file().message_types_by_name)
+    return {name: one for file in _files() for name, one in file.message_types_by_name.items()}
 
 
 def enums() -> dict[str, EnumDescriptor]:
-    return dict(_file().enum_types_by_name)
+    return {name: one for file in _files() for name, one in file.enum_types_by_name.items()}
+
+
+def services() -> dict[str, ServiceDescriptor]:
+    return {name: one for file in _files() for name, one in file.services_by_name.items()}
 
 
 def is_map(field: FieldDescriptor) -> bool:
@@ -49,11 +59,14 @@ def parse(name: str, data: bytes) -> Message:
 
 def of_struct(struct: msgspec.Struct) -> Message:
     """The message that says what the Struct of the same name says."""
-    values = msgspec.structs.asdict(struct)
-    for name, value in values.items():
-        if isinstance(value, msgspec.Struct):
-            values[name] = of_struct(value)
+    values = {name: _said(value) for name, value in msgspec.structs.asdict(struct).items()}
     return message_factory.GetMessageClass(messages()[type(struct).__name__])(**values)
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_said(part) for part in value]
+    return of_struct(value) if isinstance(value, msgspec.Struct) else value
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -63,10 +76,7 @@ def plain(message: Message) -> dict[str, Any]:
 
 def plain_struct(struct: msgspec.Struct) -> dict[str, Any]:
     """A Struct in the form that `plain` gives a message."""
-    return {
-        name: plain_struct(value) if isinstance(value, msgspec.Struct) else _comparable(value)
-        for name, value in msgspec.structs.asdict(struct).items()
-    }
+    return {name: _comparable(value) for name, value in msgspec.structs.asdict(struct).items()}
 
 
 def _plain(message: Message, field: FieldDescriptor) -> Any:
@@ -74,11 +84,17 @@ def _plain(message: Message, field: FieldDescriptor) -> Any:
     if is_map(field):
         return dict(value)
     if field.is_repeated:
-        return tuple(value)
+        return tuple(map(_comparable, value))
     if field.message_type is not None:
         return plain(value) if message.HasField(field.name) else None
     return _comparable(value)
 
 
 def _comparable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_comparable, value))
+    if isinstance(value, msgspec.Struct):
+        return plain_struct(value)
+    if isinstance(value, Message):
+        return plain(value)
     return "not a number" if isinstance(value, float) and math.isnan(value) else value

@@ -8,12 +8,9 @@ import enum
 import functools
 import typing
 from pathlib import Path
-from typing import Any
 
-import betterproto2
 import msgspec
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +32,9 @@ from engine.model.payloads import (
 )
 from engine.model.records import RecordKind
 from engine.wire import journal
+from engine.wire.generated.engine import v1
 from tests.wire import google_messages
+from tests.wire.strategies import mutated, of_newer_version, structs
 
 ENUMS: list[type[enum.IntEnum]] = [
     records.RecordKind,
@@ -51,54 +50,10 @@ NUMBERS_GIVEN = Path(__file__).with_name("numbers_given.txt")
 
 every_kind = pytest.mark.parametrize("kind", RecordKind, ids=lambda kind: kind.name)
 
-_SCALARS: dict[int, st.SearchStrategy[Any]] = {
-    FieldDescriptor.TYPE_BOOL: st.booleans(),
-    FieldDescriptor.TYPE_ENUM: st.integers(0, 8) | st.integers(0, 2**31 - 1),
-    FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
-    FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
-    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),
-    FieldDescriptor.TYPE_STRING: st.text(max_size=12),
-    FieldDescriptor.TYPE_BYTES: st.binary(max_size=40),
-}
-
-
-def structs(message: Descriptor) -> st.SearchStrategy[Any]:
-    struct_type = getattr(payloads, message.name)
-    return st.builds(struct_type, **{field.name: values(field) for field in message.fields})
-
-
-def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    if google_messages.is_map(field):
-        key, value = field.message_type.fields
-        return st.dictionaries(values(key), values(value), max_size=3)
-    if field.message_type is not None:
-        return st.none() | structs(field.message_type)
-    one = _SCALARS[field.type]
-    return st.lists(one, max_size=3).map(tuple) if field.is_repeated else one
-
 
 @functools.cache
 def payloads_of(kind: RecordKind) -> st.SearchStrategy[Payload]:
     return structs(google_messages.messages()[PAYLOAD_TYPES[kind].__name__])
-
-
-def mutated(data: bytes, draw: st.DataObject) -> bytes:
-    at = draw.draw(st.integers(0, len(data)), "at")
-    cut = draw.draw(st.integers(0, 4), "cut")
-    return data[:at] + draw.draw(st.binary(max_size=4), "in its place") + data[at + cut :]
-
-
-def of_newer_version() -> bytes:
-    """One field of every wire type, with numbers that no message has given."""
-    return b"".join(
-        betterproto2.encode_varint(number << 3 | wire_type) + value
-        for number, wire_type, value in [
-            (500, 0, b"\x07"),
-            (501, 1, b"12345678"),
-            (502, 2, b"\x03new"),
-            (503, 5, b"1234"),
-        ]
-    )
 
 
 @every_kind
@@ -107,6 +62,14 @@ def test_what_is_written_is_read(kind: RecordKind, data: st.DataObject) -> None:
     payload = data.draw(payloads_of(kind))
     assert journal.kind_of(payload) is kind
     assert journal.decode(kind, journal.encode(payload)) == payload
+
+
+@every_kind
+@given(data=st.data())
+def test_what_is_written_is_what_betterproto2_writes(kind: RecordKind, data: st.DataObject) -> None:
+    written = journal.encode(data.draw(payloads_of(kind)))
+    message_type = getattr(v1, PAYLOAD_TYPES[kind].__name__)
+    assert bytes(message_type.parse(written)) == written
 
 
 @every_kind

@@ -1,0 +1,69 @@
+"""Who a request or a worker speaks for: API keys from the settings, or this machine itself.
+
+Keys are compared by their digest, so that how long a comparison takes says nothing about a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+
+from engine.base.errors import Unauthorized
+from engine.base.ids import TenantId, project_id, tenant_id
+from engine.config.settings import ApiKey, AuthSettings
+from engine.coordinator.ports import Peer
+from engine.model.context import AuthMode, RequestContext
+
+
+class Identity:
+    def __init__(self, settings: AuthSettings) -> None:
+        self._local = RequestContext(
+            tenant_id(settings.tenant_id), project_id(settings.project_id), AuthMode.LOOPBACK
+        )
+        self._contexts = {_digest(key.key): _context(key) for key in settings.keys}
+
+    def of_request(self, headers: Mapping[str, str], peer: str | None) -> RequestContext:
+        given = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
+        return self._of(given, is_local=peer is not None and _is_loopback(peer))
+
+    def of_worker(self, token: str, peer: Peer) -> TenantId:
+        return self._of(token, is_local=peer.is_loopback).tenant_id
+
+    def _of(self, given: str, *, is_local: bool) -> RequestContext:
+        if not self._contexts:
+            if is_local:
+                return self._local
+            raise Unauthorized(
+                "this engine has no API keys and so answers this machine only; add "
+                "[[auth.keys]] to its settings to let others in"
+            )
+        found = self._contexts.get(_digest(given))
+        if found is None:
+            raise Unauthorized(
+                "the API key is missing or not known; send it as `Authorization: Bearer sk_...`, "
+                "as `X-API-Key`, or as the worker's token"
+            )
+        return found
+
+
+def _context(key: ApiKey) -> RequestContext:
+    return RequestContext(
+        tenant_id(key.tenant_id), project_id(key.project_id), AuthMode.API_KEY, key.user_id
+    )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _bearer(header: str) -> str:
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,97 @@
+"""The composition root: builds the engine and its doors in one nursery, and takes them down in
+order. Everything that is long-lived in the process is owned here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import trio
+import trio.lowlevel
+
+from engine.base.clock import system_clock
+from engine.base.errors import InvalidSettings
+from engine.cli.identity import Identity
+from engine.config.settings import Settings
+from engine.coordinator.server import Address, Coordinator
+from engine.gateway import serve as gateway
+from engine.gateway.settings import GatewaySettings
+from engine.runtime.engine import open_engine
+from engine.runtime.handle import Handle
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """A runtime that is up: where it listens."""
+
+    http: str
+    grpc: str
+    open_runs: int
+
+
+async def run_runtime(
+    settings: Settings, *, on_ready: Callable[[Runtime], Awaitable[None]]
+) -> None:
+    """Serve until a signal asks to stop: no new requests, then the workers are told, then what is
+    pending is committed."""
+    gateway_settings = _gateway_settings(settings)
+    identity = Identity(settings.auth)
+    stop = trio.Event()
+    async with open_engine(Path(settings.data_dir), settings.journal) as engine:
+        handle = Handle(engine)
+        coordinator = Coordinator(handle, identity.of_worker, settings=settings.coordinator)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, stop)
+            grpc: Address = await nursery.start(
+                coordinator.serve, parse_address(settings.grpc, "grpc")
+            )
+
+            async def serve_http(
+                task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+            ) -> None:
+                host, port = parse_address(settings.http, "http")
+                await gateway.serve(
+                    handle,
+                    identity.of_request,
+                    clock=system_clock,
+                    settings=gateway_settings,
+                    host=host,
+                    port=port,
+                    stop=stop,
+                    task_status=task_status,
+                )
+
+            http: tuple[str, int] = await nursery.start(serve_http)
+            await on_ready(
+                Runtime(f"http://{Address(*http)}", f"http://{grpc}", engine.recovered_runs)
+            )
+            await stop.wait()
+            with trio.move_on_after(gateway_settings.graceful_stop_s):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+
+def _gateway_settings(settings: Settings) -> GatewaySettings:
+    try:
+        return msgspec.convert(settings.gateway, GatewaySettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidSettings(f"the settings of the gateway are not usable: {error}") from error
+
+
+def parse_address(text: str, setting: str) -> Address:
+    """HOST:PORT, with an IPv6 host in brackets."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65_535 or "://" in text:
+        raise InvalidSettings(
+            f"{setting} is {text!r}; it has the form HOST:PORT, such as 127.0.0.1:34181",
+            setting=setting,
+        )
+    return Address(host.strip("[]") or "127.0.0.1", int(port))
+
+
+async def _stop_on_signal(stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
+            return

@@ -1,0 +1,190 @@
+"""What each record does to a run's state. The one place where a state changes.
+
+`apply` takes the payload as a value; it is the caller who decodes. A record that may not follow
+raises `IllegalTransition` before anything is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from engine.base import limits
+from engine.core.retry import rule_of
+from engine.core.state import BufferedSignal, OpenWait, RunState
+from engine.core.transitions import status_after
+from engine.model.payloads import (
+    ChildFinished,
+    ChildMode,
+    ChildStarted,
+    Error,
+    Payload,
+    RunAccepted,
+    RunCancelled,
+    RunFailed,
+    RunRetrying,
+    RunStarted,
+    SignalReceived,
+    StateChanged,
+    WaitCreated,
+    WaitKind,
+    WaitResolved,
+)
+from engine.model.records import RecordKind
+
+_PROGRESS: Final = frozenset(
+    {
+        RecordKind.STEP_COMPLETED,
+        RecordKind.STEP_FAILED,
+        RecordKind.WAIT_CREATED,
+        RecordKind.CHILD_STARTED,
+        RecordKind.STATE_CHANGED,
+    }
+)
+# Kinds whose payload the state does not need; the caller need not decode them.
+UNREAD_KINDS: Final = frozenset(
+    {
+        RecordKind.STEP_COMPLETED,
+        RecordKind.STEP_FAILED,
+        RecordKind.USAGE_REPORTED,
+        RecordKind.RUN_YIELDED,
+        RecordKind.RUN_COMPLETED,
+        RecordKind.CANCEL_REQUESTED,
+    }
+)
+
+
+def apply(state: RunState, kind: RecordKind, payload: Payload | None, timestamp_us: int) -> None:
+    """Change the state as this record says. `payload` may be None for `UNREAD_KINDS`."""
+    parks = isinstance(payload, WaitCreated) and payload.parks
+    state.status = status_after(state.status, kind, parks=parks)
+    handler = _HANDLERS.get(kind)
+    if handler is not None:
+        handler(state, payload, timestamp_us)
+    if kind in _PROGRESS:
+        state.fruitless_starts = 0
+    if state.status.is_terminal:
+        state.ended_ms = timestamp_us // 1_000
+        state.outcome_offset = state.next_offset
+        state.waits.clear()
+        state.signals.clear()
+        state.children.clear()
+    state.next_offset += 1
+
+
+def _accepted(state: RunState, payload: RunAccepted, timestamp_us: int) -> None:
+    state.created_ms = timestamp_us // 1_000
+    state.project_id = payload.project_id
+    state.deployment_id = payload.deployment_id
+    state.component = payload.component
+    state.component_kind = int(payload.component_kind)
+    state.entity_key = payload.entity_key
+    state.correlation_id = payload.correlation_id
+    state.trace_id = payload.trace_id
+    state.parent_run_id = payload.parent_run_id
+    state.parent_position = payload.parent_position
+    state.start_at_ms = payload.start_at_ms
+    state.retry = rule_of(payload.retry)
+
+
+def _started(state: RunState, payload: RunStarted, timestamp_us: int) -> None:
+    state.attempt = payload.attempt
+    state.lease_epoch = payload.lease_epoch
+    state.worker_id = payload.worker_id
+    state.fruitless_starts += 1
+    state.started_ms = state.started_ms or timestamp_us // 1_000
+
+
+def _step_completed(state: RunState, _: Payload, __: int) -> None:
+    state.steps_completed += 1
+
+
+def _step_failed(state: RunState, _: Payload, __: int) -> None:
+    state.steps_failed += 1
+
+
+def _wait_created(state: RunState, payload: WaitCreated, _: int) -> None:
+    state.waits.setdefault(
+        payload.wait_id,
+        OpenWait(
+            position=payload.position,
+            wait_id=payload.wait_id,
+            kind=int(payload.kind),
+            name=payload.name,
+            due_ms=payload.due_ms,
+            has_default=payload.has_default,
+            default=payload.default,
+            question=payload.question,
+            input_type=payload.input_type,
+            options=payload.options,
+        ),
+    )
+
+
+def _wait_resolved(state: RunState, payload: WaitResolved, _: int) -> None:
+    wait = state.waits.pop(payload.wait_id, None)
+    if wait is not None and wait.kind == WaitKind.SIGNAL and payload.signal_id:
+        for at, signal in enumerate(state.signals):
+            if signal.signal_id == payload.signal_id:
+                del state.signals[at]
+                break
+
+
+def _signal_received(state: RunState, payload: SignalReceived, _: int) -> None:
+    state.signals.append(BufferedSignal(payload.name, payload.signal_id, payload.payload))
+    state.signal_ids.append(payload.signal_id)
+    # Bounded: an id older than this many signals may count a second time.
+    del state.signal_ids[: -limits.signal_ids_kept_max]
+
+
+def _child_started(state: RunState, payload: ChildStarted, _: int) -> None:
+    if payload.mode == ChildMode.JOIN:
+        state.children[payload.position] = payload.child_run_id
+
+
+def _child_finished(state: RunState, payload: ChildFinished, _: int) -> None:
+    state.children.pop(payload.position, None)
+
+
+def _state_changed(state: RunState, payload: StateChanged, _: int) -> None:
+    state.revisions[payload.name] = payload.revision
+
+
+def _retrying(state: RunState, payload: RunRetrying, _: int) -> None:
+    state.retry_at_ms = payload.retry_at_ms
+    _note_error(state, payload.error)
+
+
+def _failed(state: RunState, payload: RunFailed, _: int) -> None:
+    _note_error(state, payload.error)
+
+
+def _cancelled(state: RunState, payload: RunCancelled, _: int) -> None:
+    state.error_code, state.error_message = "cancelled", payload.reason
+
+
+def _completed(state: RunState, _: Payload, __: int) -> None:
+    state.error_code = state.error_message = ""
+
+
+def _note_error(state: RunState, error: Error | None) -> None:
+    state.error_code = error.code if error else ""
+    state.error_message = error.message if error else ""
+
+
+_HANDLERS: Final[dict[RecordKind, Callable[[RunState, Any, int], None]]] = {
+    RecordKind.RUN_ACCEPTED: _accepted,
+    RecordKind.RUN_STARTED: _started,
+    RecordKind.STEP_COMPLETED: _step_completed,
+    RecordKind.STEP_FAILED: _step_failed,
+    RecordKind.WAIT_CREATED: _wait_created,
+    RecordKind.WAIT_RESOLVED: _wait_resolved,
+    RecordKind.SIGNAL_RECEIVED: _signal_received,
+    RecordKind.CHILD_STARTED: _child_started,
+    RecordKind.CHILD_FINISHED: _child_finished,
+    RecordKind.STATE_CHANGED: _state_changed,
+    RecordKind.RUN_RETRYING: _retrying,
+    RecordKind.RUN_COMPLETED: _completed,
+    RecordKind.RUN_FAILED: _failed,
+    RecordKind.RUN_CANCELLED: _cancelled,
+}

@@ -1,0 +1,256 @@
+"""What a command leads to: records to append and effects to perform, or a named refusal.
+
+`decide` never changes the state and never looks anywhere but at its arguments. The caller applies
+the records (`apply.py`), appends them as one transition, does the bookkeeping at once and releases
+the rest after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from engine.base import limits
+from engine.base.errors import LimitExceeded, RunTerminal, StaleFence, UnknownWait
+from engine.core.report import decide_report
+from engine.core.state import RunState
+from engine.core.values import Decision, Entry, end_run, resolve
+from engine.model import effects
+from engine.model.commands import (
+    BeginExecution,
+    CancelRun,
+    ChildEnded,
+    Command,
+    LoseLease,
+    Report,
+    ResolveWait,
+    SendSignal,
+    StartRun,
+    TimeHasCome,
+)
+from engine.model.payloads import (
+    ChildFinished,
+    Error,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+    RunYielded,
+    SignalReceived,
+    WaitKind,
+    WaitOutcome,
+)
+from engine.model.records import RecordKind
+from engine.model.runs import RunStatus
+
+
+def decide(state: RunState, command: Command, now_ms: int) -> Decision:
+    return _DECIDERS[type(command)](state, command, now_ms)
+
+
+def _start(state: RunState, command: StartRun, now_ms: int) -> Decision:
+    assert state.status is None
+    accepted = command.accepted
+    decision = Decision([Entry(RecordKind.RUN_ACCEPTED, accepted)])
+    if accepted.start_at_ms > now_ms:
+        decision.bookkeeping.append(effects.SetTimer(state.run_id, accepted.start_at_ms))
+    else:
+        decision.bookkeeping.append(effects.Enqueue(state.run_id))
+    return decision
+
+
+def _begin(state: RunState, command: BeginExecution, now_ms: int) -> Decision:
+    """The run goes to a worker, unless it has taken down every worker that had it."""
+    if state.fruitless_starts >= limits.fruitless_starts_max:
+        error = Error(
+            code="worker_crashed",
+            message=f"the run was handed out {state.fruitless_starts} times and each worker went "
+            f"away before anything was recorded, last {state.worker_id!r}; look at what the "
+            "component does first, and at the workers' memory",
+            non_retryable=True,
+        )
+        return end_run(state, RecordKind.RUN_FAILED, RunFailed(error=error), RunStatus.FAILED)
+    is_new_attempt = state.attempt == 0 or state.status is RunStatus.RETRYING
+    started = RunStarted(
+        attempt=state.attempt + is_new_attempt,
+        lease_epoch=state.lease_epoch + 1,
+        worker_id=command.worker_id,
+        lease_until_ms=command.lease_until_ms,
+    )
+    return Decision(
+        [Entry(RecordKind.RUN_STARTED, started)],
+        after_commit=[effects.Dispatch(state.run_id, started.lease_epoch)],
+    )
+
+
+def _lose_lease(state: RunState, command: LoseLease, now_ms: int) -> Decision:
+    if state.lease_epoch != command.lease_epoch or state.status is not RunStatus.RUNNING:
+        return Decision([])  # somebody else has it by now, or it has ended
+    return Decision(
+        [
+            Entry(
+                RecordKind.RUN_YIELDED,
+                RunYielded(lease_epoch=command.lease_epoch, reason=command.reason),
+            )
+        ],
+        bookkeeping=[
+            effects.ReleaseLease(state.run_id, command.lease_epoch),
+            effects.Enqueue(state.run_id),
+        ],
+    )
+
+
+def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
+    _refuse_if_ended(state, "be signalled")
+    if command.signal_id in state.signal_ids:
+        return Decision([])  # the same signal twice counts once
+    if len(state.signals) >= limits.signals_buffered_max:
+        raise LimitExceeded(
+            f"{len(state.signals)} signals wait for this run, which is the limit; it has to take "
+            "some first",
+            signals=len(state.signals),
+        )
+    received = SignalReceived(
+        signal_id=command.signal_id,
+        name=command.name,
+        payload=command.payload,
+        sender=command.sender,
+    )
+    decision = Decision([Entry(RecordKind.SIGNAL_RECEIVED, received)])
+    waiting = [
+        wait
+        for wait in state.waits.values()
+        if wait.kind == WaitKind.SIGNAL and wait.name == command.name
+    ]
+    if waiting:
+        first = min(waiting, key=lambda wait: wait.position)
+        resolve(
+            state,
+            decision,
+            first,
+            WaitOutcome.SIGNALLED,
+            value=command.payload,
+            signal_id=command.signal_id,
+        )
+    return decision
+
+
+def _resolve_wait(state: RunState, command: ResolveWait, now_ms: int) -> Decision:
+    _refuse_if_ended(state, "be answered")
+    wait = state.waits.get(command.wait_id)
+    if wait is None or wait.kind != WaitKind.USER:
+        open_ids = [w.wait_id for w in state.waits.values() if w.kind == WaitKind.USER]
+        raise UnknownWait(
+            f"the run asks no open question {command.wait_id!r}; open are "
+            f"{', '.join(open_ids) or 'none'}",
+            wait_id=command.wait_id,
+        )
+    decision = Decision([])
+    resolve(state, decision, wait, WaitOutcome.ANSWERED, value=command.value)
+    return decision
+
+
+def _time_has_come(state: RunState, command: TimeHasCome, now_ms: int) -> Decision:
+    decision = Decision([])
+    if state.is_terminal:
+        return decision
+    for wait in sorted(state.waits.values(), key=lambda wait: (wait.due_ms, wait.position)):
+        if wait.due_ms and wait.due_ms <= now_ms:
+            timed_out = wait.kind != WaitKind.TIMER
+            resolve(
+                state,
+                decision,
+                wait,
+                WaitOutcome.TIMED_OUT if timed_out else WaitOutcome.FIRED,
+                value=wait.default,
+            )
+    due_ms = state.next_due_ms()
+    starts = state.status is RunStatus.RETRYING or (
+        state.status is RunStatus.QUEUED and state.attempt == 0
+    )
+    if starts and due_ms is not None and due_ms <= now_ms:
+        decision.bookkeeping.append(effects.Enqueue(state.run_id))
+    elif due_ms is not None and due_ms > now_ms:
+        decision.bookkeeping.append(effects.SetTimer(state.run_id, due_ms))
+    return decision
+
+
+def _cancel(state: RunState, command: CancelRun, now_ms: int) -> Decision:
+    if state.status is RunStatus.CANCELLED:
+        return Decision([])
+    _refuse_if_ended(state, "be cancelled")
+    decision = end_run(
+        state,
+        RecordKind.RUN_CANCELLED,
+        RunCancelled(reason=command.reason),
+        RunStatus.CANCELLED,
+        error=Error(code="cancelled", message=command.reason, non_retryable=True),
+    )
+    if state.status is RunStatus.RUNNING:
+        decision.after_commit.append(
+            effects.Revoke(state.run_id, state.lease_epoch, 1, command.reason)
+        )
+    return decision
+
+
+def _child_ended(state: RunState, command: ChildEnded, now_ms: int) -> Decision:
+    if state.is_terminal or command.position not in state.children:
+        return Decision([])  # told already, or nobody is left to be told
+    finished = ChildFinished(
+        position=command.position,
+        child_run_id=command.child_run_id,
+        status=command.status,
+        output=command.output,
+        error=command.error,
+    )
+    decision = Decision([Entry(RecordKind.CHILD_FINISHED, finished)])
+    for wait in state.waits.values():
+        if wait.kind == WaitKind.CHILD and wait.position == command.position:
+            resolve(
+                state,
+                decision,
+                wait,
+                WaitOutcome.CHILD_FINISHED,
+                value=command.output,
+                error=command.error,
+            )
+    return decision
+
+
+def _refuse_if_ended(state: RunState, verb: str) -> None:
+    if state.is_terminal:
+        assert state.status is not None
+        raise RunTerminal(
+            f"the run is {state.status.name} and can no longer {verb}",
+            status=state.status.name,
+        )
+
+
+def refuse_stale(state: RunState, lease_epoch: int) -> None:
+    """The fence: only the latest grant may write."""
+    if state.lease_epoch != lease_epoch or state.status is not RunStatus.RUNNING:
+        raise StaleFence(
+            f"lease epoch {lease_epoch} is not the current one ({state.lease_epoch}, "
+            f"{state.status.name if state.status else 'no run'}); nothing was changed",
+            lease_epoch=lease_epoch,
+            current_epoch=state.lease_epoch,
+        )
+
+
+def _report(state: RunState, command: Report, now_ms: int) -> Decision:
+    refuse_stale(state, command.lease_epoch)
+    return decide_report(state, command, now_ms)
+
+
+_DECIDERS: Final[dict[type[msgspec.Struct], Callable[[RunState, Any, int], Decision]]] = {
+    StartRun: _start,
+    BeginExecution: _begin,
+    Report: _report,
+    LoseLease: _lose_lease,
+    SendSignal: _signal,
+    ResolveWait: _resolve_wait,
+    TimeHasCome: _time_has_come,
+    CancelRun: _cancel,
+    ChildEnded: _child_ended,
+}

@@ -1,0 +1,216 @@
+"""What a worker's report leads to. The fence has been checked; here it is about the contents.
+
+A report is one transition: all of its records or none. The records go into the journal as the
+bytes that came; the engine adds what it knows already (a signal that was there before its wait, a
+timer that is due, a child that has ended) and replaces a failure that the policy retries.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.base import limits
+from engine.base.errors import LimitExceeded, MalformedRecord
+from engine.core.retry import GiveUp, decide_retry
+from engine.core.state import OpenWait, RunState
+from engine.core.values import Decision, Entry, end_run, resolve
+from engine.model import effects
+from engine.model.commands import Report, ReportedEntry
+from engine.model.payloads import (
+    ChildMode,
+    ChildStarted,
+    Error,
+    RunCompleted,
+    RunFailed,
+    RunRetrying,
+    RunYielded,
+    WaitCreated,
+    WaitKind,
+    WaitOutcome,
+    WaitResolved,
+)
+from engine.model.records import RecordKind
+from engine.model.runs import RunStatus
+
+REPORTABLE: Final = frozenset(
+    {
+        RecordKind.STEP_COMPLETED,
+        RecordKind.STEP_FAILED,
+        RecordKind.WAIT_CREATED,
+        RecordKind.CHILD_STARTED,
+        RecordKind.STATE_CHANGED,
+        RecordKind.USAGE_REPORTED,
+        RecordKind.RUN_COMPLETED,
+        RecordKind.RUN_FAILED,
+    }
+)
+_ENDINGS: Final = frozenset({RecordKind.RUN_COMPLETED, RecordKind.RUN_FAILED})
+
+
+def decide_report(state: RunState, command: Report, now_ms: int) -> Decision:
+    _check(state, command.entries)
+    decision = Decision([])
+    for reported in command.entries:
+        kind = reported.kind
+        if kind is RecordKind.WAIT_CREATED:
+            _wait_created(state, decision, reported, now_ms, command.resolved_meanwhile)
+        elif kind is RecordKind.CHILD_STARTED:
+            _child_started(state, decision, reported)
+        elif kind in _ENDINGS:
+            _ended(state, decision, reported, now_ms)
+        else:
+            decision.entries.append(Entry(kind, reported.payload, reported.raw))
+    return decision
+
+
+def _check(state: RunState, entries: tuple[ReportedEntry, ...]) -> None:
+    for at, reported in enumerate(entries):
+        if reported.kind not in REPORTABLE:
+            raise MalformedRecord(
+                f"a worker may not report a {reported.kind.name} record; the engine writes it",
+                kind=reported.kind.name,
+            )
+        is_last = at == len(entries) - 1
+        ends = reported.kind in _ENDINGS
+        parks = isinstance(reported.payload, WaitCreated) and reported.payload.parks
+        if (ends or parks) and not is_last:
+            raise MalformedRecord(
+                f"nothing may follow the {reported.kind.name} record that ends or parks the run",
+                kind=reported.kind.name,
+            )
+    if len(state.waits) + len(entries) > limits.waits_open_max + limits.children_open_max:
+        raise LimitExceeded(
+            f"a run has at most {limits.waits_open_max} open waits; wait for some first",
+            waits=len(state.waits),
+        )
+
+
+def _wait_created(
+    state: RunState,
+    decision: Decision,
+    reported: ReportedEntry,
+    now_ms: int,
+    resolved_meanwhile: frozenset[str],
+) -> None:
+    payload = reported.payload
+    assert isinstance(payload, WaitCreated)
+    is_over = payload.wait_id in resolved_meanwhile
+    if not is_over:
+        decision.entries.append(Entry(reported.kind, payload, reported.raw))
+        if not _resolve_at_once(state, decision, payload, now_ms) and payload.due_ms:
+            decision.bookkeeping.append(effects.SetTimer(state.run_id, payload.due_ms))
+    if payload.parks:
+        decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
+        if resolved_meanwhile:
+            yielded = RunYielded(lease_epoch=state.lease_epoch, reason="a wait was resolved")
+            decision.entries.append(Entry(RecordKind.RUN_YIELDED, yielded))
+        if resolved_meanwhile or decision.entries[-1].kind is RecordKind.WAIT_RESOLVED:
+            decision.bookkeeping.append(effects.Enqueue(state.run_id))
+
+
+def _resolve_at_once(
+    state: RunState, decision: Decision, payload: WaitCreated, now_ms: int
+) -> bool:
+    """What the wait is for may be here already."""
+    wait = OpenWait(payload.position, payload.wait_id, int(payload.kind), payload.name)
+    if payload.kind == WaitKind.SIGNAL:
+        taken = {
+            entry.payload.signal_id
+            for entry in decision.entries
+            if isinstance(entry.payload, WaitResolved)
+        }
+        for signal in state.signals:
+            if signal.name == payload.name and signal.signal_id not in taken:
+                resolve(
+                    state,
+                    decision,
+                    wait,
+                    WaitOutcome.SIGNALLED,
+                    value=signal.payload,
+                    signal_id=signal.signal_id,
+                )
+                return True
+    if payload.kind == WaitKind.CHILD and not _is_child_open(state, decision, payload.position):
+        resolve(state, decision, wait, WaitOutcome.CHILD_FINISHED)
+        return True
+    if payload.due_ms and payload.due_ms <= now_ms:
+        is_timer = payload.kind == WaitKind.TIMER
+        resolve(
+            state,
+            decision,
+            wait,
+            WaitOutcome.FIRED if is_timer else WaitOutcome.TIMED_OUT,
+            value=payload.default,
+        )
+        return True
+    return False
+
+
+def _is_child_open(state: RunState, decision: Decision, position: int) -> bool:
+    """Started and not ended; it may be this very report that starts it."""
+    return position in state.children or any(
+        isinstance(entry.payload, ChildStarted) and entry.payload.position == position
+        for entry in decision.entries
+    )
+
+
+def _child_started(state: RunState, decision: Decision, reported: ReportedEntry) -> None:
+    payload = reported.payload
+    assert isinstance(payload, ChildStarted)
+    if payload.mode == ChildMode.JOIN and len(state.children) >= limits.children_open_max:
+        raise LimitExceeded(
+            f"a run has at most {limits.children_open_max} open children; join some first",
+            children=len(state.children),
+        )
+    decision.entries.append(Entry(reported.kind, payload, reported.raw))
+    decision.bookkeeping.append(
+        effects.StartChild(
+            state.run_id,
+            payload.position if payload.mode == ChildMode.JOIN else 0,
+            payload.child_run_id,
+            payload.component,
+            payload.input,
+        )
+    )
+
+
+def _ended(state: RunState, decision: Decision, reported: ReportedEntry, now_ms: int) -> None:
+    payload = reported.payload
+    if isinstance(payload, RunFailed):
+        error = payload.error or Error(code="unknown", message="the worker gave no reason")
+        follows = decide_retry(
+            state.retry,
+            error,
+            attempt=state.attempt,
+            first_started_ms=state.started_ms,
+            now_ms=now_ms,
+            seed=state.run_id,
+        )
+        if not isinstance(follows, GiveUp):
+            _retry_later(state, decision, error, follows.due_ms)
+            return
+        ending = end_run(
+            state, reported.kind, payload, RunStatus.FAILED, error=error, raw=reported.raw
+        )
+    else:
+        assert isinstance(payload, RunCompleted)
+        ending = end_run(
+            state,
+            reported.kind,
+            payload,
+            RunStatus.COMPLETED,
+            output=payload.output,
+            raw=reported.raw,
+        )
+    decision.entries.extend(ending.entries)
+    decision.bookkeeping.extend(ending.bookkeeping)
+    decision.after_commit.extend(ending.after_commit)
+
+
+def _retry_later(state: RunState, decision: Decision, error: Error, due_ms: int) -> None:
+    retrying = RunRetrying(
+        attempt=state.attempt, error=error, retry_at_ms=due_ms, lease_epoch=state.lease_epoch
+    )
+    decision.entries.append(Entry(RecordKind.RUN_RETRYING, retrying))
+    decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
+    decision.bookkeeping.append(effects.SetTimer(state.run_id, due_ms))

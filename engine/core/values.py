@@ -1,0 +1,90 @@
+"""What a decision is made of, and the two moves that several decisions share: resolving a wait and
+ending a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from engine.core.state import OpenWait, RunState
+from engine.model import effects
+from engine.model.effects import Effect
+from engine.model.payloads import Error, Payload, WaitOutcome, WaitResolved
+from engine.model.records import RecordKind
+from engine.model.runs import RunStatus
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """A record to append: as the bytes that came over the wire, or as a value to encode."""
+
+    kind: RecordKind
+    payload: Payload | None
+    raw: bytes | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Decision:
+    entries: list[Entry]
+    bookkeeping: list[Effect] = dataclasses.field(default_factory=list)
+    after_commit: list[Effect] = dataclasses.field(default_factory=list)
+
+
+def resolve(
+    state: RunState,
+    decision: Decision,
+    wait: OpenWait,
+    outcome: WaitOutcome,
+    *,
+    value: bytes = b"",
+    signal_id: str = "",
+    error: Error | None = None,
+) -> None:
+    """The wait is over. A parked run becomes able to move; a held one hears of it."""
+    was_parked = state.status is RunStatus.WAITING
+    already = any(entry.kind is RecordKind.WAIT_RESOLVED for entry in decision.entries)
+    decision.entries.append(
+        Entry(
+            RecordKind.WAIT_RESOLVED,
+            WaitResolved(
+                position=wait.position,
+                wait_id=wait.wait_id,
+                outcome=outcome,
+                value=value,
+                signal_id=signal_id,
+                error=error,
+            ),
+        )
+    )
+    if was_parked and not already:
+        decision.bookkeeping.append(effects.Enqueue(state.run_id))
+
+
+def end_run(
+    state: RunState,
+    kind: RecordKind,
+    payload: Payload,
+    status: RunStatus,
+    *,
+    output: bytes = b"",
+    error: Error | None = None,
+    raw: bytes | None = None,
+) -> Decision:
+    """The run's last record, and everybody who has to know."""
+    decision = Decision(
+        [Entry(kind, payload, raw)],
+        after_commit=[effects.NotifyWaiter(state.run_id, status)],
+    )
+    if state.status is RunStatus.RUNNING:
+        decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
+    if status is RunStatus.CANCELLED:
+        decision.bookkeeping.extend(
+            effects.CancelChild(state.run_id, child, "the parent was cancelled")
+            for child in state.children.values()
+        )
+    if state.parent_run_id:
+        decision.bookkeeping.append(
+            effects.TellParent(
+                state.run_id, state.parent_run_id, state.parent_position, status, output, error
+            )
+        )
+    return decision

@@ -1,0 +1,114 @@
+"""A run as people see it, made from its state and, where they ask for one run, from its journal."""
+
+from __future__ import annotations
+
+from engine.base.ids import RunId, run_id_text
+from engine.core.state import OpenWait, RunState
+from engine.model.payloads import RunAccepted, WaitKind
+from engine.model.runs import ComponentKind, RunStatus, RunSummary
+from engine.model.views import (
+    KIND_NAMES,
+    STATUS_NAMES,
+    WAIT_KIND_NAMES,
+    RunView,
+    StatusName,
+    WaitView,
+)
+from engine.runtime.live import LiveRun
+from engine.wire.journal import decode
+
+
+def run_view(live: LiveRun) -> RunView:
+    """Everything about one run: what its state says, and what its journal adds."""
+    summary = live.segment.fold() if live.segment.durable_offset else RunSummary()
+    accepted = _accepted(live)
+    brief = list_view(live.state, is_held=live.lease is not None)
+    return RunView(
+        **{name: getattr(brief, name) for name in RunView.__struct_fields__ if name not in _MORE},
+        tool_calls=summary.tool_calls,
+        model=summary.model,
+        tokens_in=summary.tokens_in,
+        tokens_out=summary.tokens_out,
+        cost_usd=summary.cost_usd,
+        updated_ms=summary.updated_us // 1_000,
+        prompt_version=accepted.prompt_version,
+        session_id=accepted.session_id,
+        user_id=accepted.user_id,
+        tags=accepted.tags,
+        waits=tuple(_wait_view(wait) for wait in live.state.waits.values()),
+    )
+
+
+_MORE = frozenset(
+    {
+        "tool_calls",
+        "model",
+        "tokens_in",
+        "tokens_out",
+        "cost_usd",
+        "updated_ms",
+        "prompt_version",
+        "session_id",
+        "user_id",
+        "tags",
+        "waits",
+    }
+)
+
+
+def list_view(state: RunState, *, is_held: bool) -> RunView:
+    """What the state alone says; enough for a list."""
+    ended_ms = state.ended_ms
+    return RunView(
+        run_id=run_id_text(RunId(state.run_id)),
+        status=status_name(state, is_held=is_held),
+        component=state.component,
+        kind=KIND_NAMES[ComponentKind(state.component_kind)],
+        project_id=state.project_id,
+        deployment_id=state.deployment_id,
+        attempt=state.attempt,
+        created_ms=state.created_ms,
+        started_ms=state.started_ms,
+        completed_ms=ended_ms,
+        duration_ms=max(0, ended_ms - state.created_ms) if ended_ms else 0,
+        next_offset=state.next_offset,
+        steps_completed=state.steps_completed,
+        steps_failed=state.steps_failed,
+        error_code=state.error_code,
+        error_message=state.error_message,
+        trace_id=state.trace_id,
+        correlation_id=state.correlation_id,
+        entity_key=state.entity_key,
+        parent_run_id=run_id_text(RunId(state.parent_run_id)) if state.parent_run_id else "",
+        start_at_ms=state.start_at_ms,
+    )
+
+
+def status_name(state: RunState, *, is_held: bool) -> StatusName:
+    """A run that is RUNNING by its journal and that nobody holds (its worker or the engine went
+    away without a word) waits for a worker like any queued one."""
+    assert state.status is not None
+    if state.status is RunStatus.RUNNING and not is_held:
+        return STATUS_NAMES[RunStatus.QUEUED]
+    return STATUS_NAMES[state.status]
+
+
+def _accepted(live: LiveRun) -> RunAccepted:
+    records = live.segment.read(0, records_max=1)
+    if not records:
+        return RunAccepted()
+    accepted = decode(records[0].kind, records[0].payload)
+    assert isinstance(accepted, RunAccepted)
+    return accepted
+
+
+def _wait_view(wait: OpenWait) -> WaitView:
+    return WaitView(
+        wait_id=wait.wait_id,
+        kind=WAIT_KIND_NAMES[WaitKind(wait.kind)],
+        name=wait.name,
+        due_ms=wait.due_ms,
+        question=wait.question,
+        input_type=wait.input_type,
+        options=wait.options,
+    )

@@ -1,0 +1,91 @@
+"""Who waits for a run to end, and who listens to what it says while it runs.
+
+Both are facts of the process: a waiter that is gone is forgotten, an event that nobody hears is not
+kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from engine.base import limits
+from engine.base.ids import RunId
+from engine.model.views import RunEvent
+from engine.runtime.live import Ending
+
+
+class _Waiter:
+    __slots__ = ("ending", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.ending: Ending | None = None
+
+
+class Listener:
+    """What one listener has not taken yet; the oldest go when it does not keep up."""
+
+    def __init__(self) -> None:
+        self._events: deque[RunEvent] = deque(maxlen=limits.live_events_buffered_max)
+        self._arrived = trio.Event()
+
+    def put(self, event: RunEvent) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+    def take(self) -> list[RunEvent]:
+        taken = list(self._events)
+        self._events.clear()
+        self._arrived = trio.Event()
+        return taken
+
+    async def wait_arrived(self) -> None:
+        await self._arrived.wait()
+
+
+class Waiters:
+    def __init__(self) -> None:
+        self._waiters: dict[RunId, list[_Waiter]] = {}
+        self._listeners: dict[RunId, list[Listener]] = {}
+
+    async def wait_ending(self, run: RunId) -> Ending:
+        """Until the run has ended and its last record is durable."""
+        waiter = _Waiter()
+        self._waiters.setdefault(run, []).append(waiter)
+        try:
+            await waiter.event.wait()
+        finally:
+            if waiter.ending is None:
+                self._leave(run, waiter)
+        assert waiter.ending is not None
+        return waiter.ending
+
+    def tell(self, run: RunId, ending: Ending) -> None:
+        for waiter in self._waiters.pop(run, ()):
+            waiter.ending = ending
+            waiter.event.set()
+
+    def _leave(self, run: RunId, waiter: _Waiter) -> None:
+        waiters = self._waiters.get(run)
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[run]
+
+    def listen(self, run: RunId) -> Listener:
+        """Hears what the run emits from now on, until `ignore`."""
+        listener = Listener()
+        self._listeners.setdefault(run, []).append(listener)
+        return listener
+
+    def ignore(self, run: RunId, listener: Listener) -> None:
+        listeners = self._listeners[run]
+        listeners.remove(listener)
+        if not listeners:
+            del self._listeners[run]
+
+    def emit(self, run: RunId, event: RunEvent) -> None:
+        for listener in self._listeners.get(run, ()):
+            listener.put(event)

@@ -1,0 +1,152 @@
+"""A connected worker as the runtime sees it: what it reports, and what becomes of what it held.
+
+The door (coordinator) translates frames into calls of `WorkerSession`; all of them are synchronous.
+A report of an earlier lease changes nothing and is told so. A report twice is taken once. A report
+that is missing means that the stream is broken: the run is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from engine.base.errors import (
+    EngineError,
+    LimitExceeded,
+    MalformedRecord,
+    StaleFence,
+    UnknownRun,
+)
+from engine.base.ids import RunId
+from engine.core.apply import UNREAD_KINDS
+from engine.core.transitions import IllegalTransition
+from engine.model.commands import Report, ReportedEntry
+from engine.model.payloads import Error, RunFailed
+from engine.model.records import RecordKind
+from engine.model.views import RunEvent
+from engine.model.worker_frames import Refused, Revoke, RevokeReason
+from engine.runtime.live import LiveRun
+from engine.runtime.performing import AckTo
+from engine.runtime.pools import PooledWorker
+from engine.wire.journal import decode, encode
+from engine.wire.worker import encode as encode_cold
+
+if TYPE_CHECKING:
+    from engine.runtime.tenant import TenantRuntime
+
+# Kinds that the rules look into; the rest goes into the journal unread.
+_READ_KINDS: Final = frozenset(RecordKind) - UNREAD_KINDS | {RecordKind.RUN_COMPLETED}
+
+
+class WorkerSession:
+    def __init__(self, tenant: TenantRuntime, worker: PooledWorker) -> None:
+        self._tenant = tenant
+        self.worker = worker
+
+    @property
+    def number(self) -> int:
+        return self.worker.number
+
+    def report(
+        self,
+        run_id: bytes,
+        lease_epoch: int,
+        sequence: int,
+        entries: Sequence[tuple[int, bytes]],
+    ) -> None:
+        """One transition of a run that this worker holds."""
+        run = RunId(run_id)
+        try:
+            live = self._held(run, lease_epoch)
+            lease = live.lease
+            assert lease is not None
+            acknowledge = AckTo(run, lease_epoch, sequence, self.worker.port)
+            if sequence <= lease.sequence:
+                self._tenant.release_after_pending(live, [acknowledge])  # a duplicate
+                return
+            if sequence != lease.sequence + 1:
+                raise MalformedRecord(
+                    f"report {sequence} of run {run.hex()} came after report {lease.sequence}; "
+                    "one is missing",
+                    sequence=sequence,
+                )
+            command = Report(
+                lease_epoch=lease_epoch,
+                entries=tuple(_reported(kind, raw) for kind, raw in entries),
+                resolved_meanwhile=frozenset(lease.resolved),
+            )
+            self._tenant.carry_out(live, command, [acknowledge])
+            lease.sequence = sequence
+        except (StaleFence, UnknownRun) as error:
+            self._revoke(run, lease_epoch, RevokeReason.FENCED, error.message)
+        except (MalformedRecord, LimitExceeded, IllegalTransition) as error:
+            self._refuse(run, lease_epoch, sequence, error)
+
+    def emit(self, run_id: bytes, lease_epoch: int, event: str, data: bytes) -> None:
+        """Something for who listens now; from a worker that lost the run it is noise."""
+        run = RunId(run_id)
+        live = self._tenant.live(run)
+        if live is not None and live.lease is not None and live.lease.epoch == lease_epoch:
+            self._tenant.waiters.emit(run, RunEvent(None, event, data))
+
+    def heartbeat(self) -> None:
+        """The stream's liveness is the coordinator's; nothing is kept per run."""
+
+    def pause(self) -> None:
+        self._tenant.pools.pause(self.worker)
+
+    def resume(self) -> None:
+        self._tenant.pools.resume(self.worker)
+        self._tenant.queues.pump_worker(self.worker)
+
+    def drain(self) -> None:
+        """It finishes what it holds and gets nothing more."""
+        self._tenant.pools.drain(self.worker)
+
+    def disconnect(self, reason: str = "the worker went away") -> None:
+        """The stream has ended: what it held goes back into the queue. Twice is harmless."""
+        self._tenant.take_back(self._tenant.pools.leave(self.worker), reason)
+
+    def _held(self, run: RunId, lease_epoch: int) -> LiveRun:
+        live = self._tenant.find(run)
+        lease = live.lease
+        if lease is None or lease.epoch != lease_epoch or lease.worker is not self.worker:
+            raise StaleFence(
+                f"lease epoch {lease_epoch} of run {run.hex()} is not this worker's any more; "
+                "nothing was changed",
+                lease_epoch=lease_epoch,
+                current_epoch=live.state.lease_epoch,
+            )
+        return live
+
+    def _refuse(self, run: RunId, lease_epoch: int, sequence: int, error: EngineError) -> None:
+        """The report cannot be taken. The worker is told why, and the run fails: another worker
+        would report the same."""
+        refused = Refused(
+            code=error.code, message=error.message, run_id=run, sequence=sequence, fatal=False
+        )
+        self.worker.port.send(encode_cold(refused))
+        failed = RunFailed(
+            error=Error(code=error.code, message=error.message, non_retryable=True),
+            lease_epoch=lease_epoch,
+        )
+        entry = ReportedEntry(RecordKind.RUN_FAILED, encode(failed), failed)
+        self._tenant.carry_out(
+            self._tenant.find(run), Report(lease_epoch=lease_epoch, entries=(entry,))
+        )
+        self._revoke(run, lease_epoch, RevokeReason.EXPIRED, error.message)
+
+    def _revoke(self, run: RunId, lease_epoch: int, reason: RevokeReason, message: str) -> None:
+        revoke = Revoke(run_id=run, lease_epoch=lease_epoch, reason=reason, message=message)
+        self.worker.port.send(encode_cold(revoke))
+
+
+def _reported(kind: int, raw: bytes) -> ReportedEntry:
+    try:
+        known = RecordKind(kind)
+    except ValueError as error:
+        raise MalformedRecord(
+            f"{kind} is not a kind of record that this engine knows; the worker's SDK is newer",
+            kind=kind,
+        ) from error
+    return ReportedEntry(known, raw, decode(known, raw) if known in _READ_KINDS else None)
