@@ -10,7 +10,7 @@ TO_INSTALL := install what is missing (Debian: apt-get install python3-venv pyth
 .PHONY: demo test build lint bench protos clean
 
 demo: build
-	@$(BIN)/python -m examples.journal_demo
+	@$(BIN)/python -m examples.demo
 
 test: lint
 	@echo "== pytest"

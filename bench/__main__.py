@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("journal", "replay", "recovery", "stream")
+NAMES = ("journal", "replay", "recovery", "stream", "workflows")
 
 
 def main() -> int:

@@ -79,6 +79,7 @@ lease_ms: Final = 15_000
 # Live events (output, progress, logs) that wait for one listener; more than that are dropped.
 live_events_buffered_max: Final = 1_000
 dispatch_page_bytes_max: Final = 1 * MIB
+dispatch_page_records_max: Final = 1_000
 
 event_page_records_max: Final = 500
 
@@ -103,6 +104,7 @@ stream_message_bytes_max: Final = 8 * MIB
 stream_message_bytes_aim: Final = 256 * KIB
 stream_message_frames_max: Final = 65_536
 stream_frames_per_turn_max: Final = 64
+register_bytes_max: Final = 1 * MIB
 stream_outgoing_bytes_max: Final = 64 * MIB
 stream_outgoing_bytes_pause: Final = 4 * MIB
 stream_outgoing_bytes_resume: Final = 1 * MIB
@@ -124,6 +126,7 @@ assert stream_message_bytes_aim < stream_message_bytes_max < stream_outgoing_byt
 assert (
     stream_outgoing_bytes_resume < stream_outgoing_bytes_pause < stream_outgoing_bytes_max
 ), "a worker is paused before it is cut off, and resumed below where it was paused"
+assert schema_bytes_max < register_bytes_max <= stream_message_bytes_max
 assert stream_frames_per_turn_max < stream_message_frames_max
 assert read_page_bytes_max >= record_payload_bytes_max, "a page must be able to carry a record"
 assert tenants_open_min <= tenants_open_max

@@ -35,7 +35,7 @@ def dev(
 ) -> None:
     """Start a runtime and, with MODULE, a worker that serves it."""
     settings = settings_of(data_dir, http, grpc, config)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     watched = _watched_path(module) if module else None
 
     async def main() -> None:

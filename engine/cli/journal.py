@@ -27,6 +27,7 @@ from engine.journal import inspect
 from engine.journal.salvage import SalvageReport
 from engine.journal.salvage import salvage as salvage_store
 from engine.journal.tenants import open_journal
+from engine.runtime.rebuild import JournaledStates
 
 _SYSTEM: Final = "(system)"
 _PIPE_COLUMNS: Final = 200  # lines of a table are not wrapped where nobody looks at them
@@ -52,7 +53,7 @@ def journal() -> None:
 @click.pass_context
 def verify(context: click.Context, data_dir: str | None, tenant: str | None, as_json: bool) -> None:
     """Check every record. Works beside a running runtime; exit code 1 if something is wrong."""
-    report = inspect.verify(_data_dir(data_dir), _tenant(tenant))
+    report = inspect.verify(_data_dir(data_dir), _tenant(tenant), states=JournaledStates())
     if as_json:
         _print_json(report)
     else:
@@ -139,7 +140,8 @@ async def _backup(settings: Settings, destination: Path) -> backups.BackupManife
 @click.pass_context
 def restore(context: click.Context, source: Path, data_dir: str | None, as_json: bool) -> None:
     """Fill a new data directory from the backup SOURCE, and verify it."""
-    report = backups.restore_backup(source, Path(_settings(data_dir).data_dir))
+    target = Path(_settings(data_dir).data_dir)
+    report = backups.restore_backup(source, target, states=JournaledStates())
     if as_json:
         _print_json(report)
     else:
@@ -170,7 +172,8 @@ def salvage(
     """
     if (name is not None) + (tenant is not None) + system != 1:
         raise click.UsageError("name one tenant, or --system")
-    report = salvage_store(_data_dir(data_dir), None if system else _tenant(name or tenant))
+    which = None if system else _tenant(name or tenant)
+    report = salvage_store(_data_dir(data_dir), which, states=JournaledStates())
     if as_json:
         _print_json(report)
     else:
@@ -299,7 +302,8 @@ def _show_salvaged(report: SalvageReport) -> None:
         return
     click.echo(
         f"kept {report.records:,} records of {report.runs:,} runs and {report.rows:,} rows in "
-        f"{report.store}\nthe damaged store is now {report.damaged_store}"
+        f"{report.store}\nmade {report.states_made_anew:,} states anew\n"
+        f"the damaged store is now {report.damaged_store}"
     )
     for damage in report.damages:
         click.echo(f"damage: {damage.what}")

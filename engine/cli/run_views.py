@@ -42,6 +42,7 @@ _VALUE_CHARACTERS: Final = 2_000
 _STATUS_AFTER: Final[dict[str, StatusName]] = {
     "RUN_ACCEPTED": "QUEUED",
     "RUN_STARTED": "RUNNING",
+    "WAIT_RESOLVED": "QUEUED",
     "RUN_RETRYING": "RETRYING",
     "RUN_COMPLETED": "COMPLETED",
     "RUN_FAILED": "FAILED",
@@ -198,7 +199,7 @@ def show_events(run_id: str, events: Iterable[Event], clock: Clock) -> str:
     with Status(standing, console=shown):
         for event in events:
             name = record_name(event.name)
-            standing.note(name)
+            standing.note(name, event.data)
             shown.print(_event_line(event, name, clock))
             last = event.name
     return last
@@ -224,8 +225,9 @@ class _Standing:
         self._status: StatusName | None = None
         self._steps = 0
 
-    def note(self, name: str) -> None:
-        self._status = _STATUS_AFTER.get(name, self._status)
+    def note(self, name: str, data: object) -> None:
+        parks = name == "WAIT_CREATED" and isinstance(data, dict) and data.get("parks")
+        self._status = "WAITING" if parks else _STATUS_AFTER.get(name, self._status)
         self._steps += name == "STEP_COMPLETED"
         self._since_us = self._clock.monotonic_us()
 

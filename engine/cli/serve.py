@@ -63,7 +63,7 @@ def serve(
             f"--target {target} is not there yet: this version runs all parts in one process"
         )
     settings = settings_of(data_dir, http, grpc, config)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     data_dir = str(Path(settings.data_dir).resolve())
 
     async def say_ready(runtime: Runtime) -> None:

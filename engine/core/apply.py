@@ -39,6 +39,8 @@ _PROGRESS: Final = frozenset(
         RecordKind.WAIT_CREATED,
         RecordKind.CHILD_STARTED,
         RecordKind.STATE_CHANGED,
+        # A worker that reports a failure is alive.
+        RecordKind.RUN_RETRYING,
     }
 )
 # Kinds whose payload the state does not need; the caller need not decode them.

@@ -31,6 +31,7 @@ from engine.journal.soundness import (
     Problem,
     RunStates,
     SummaryStates,
+    keeps_states,
     speaks_for,
 )
 from engine.journal.store import OpenMode, Store, StoreResources
@@ -133,6 +134,7 @@ class _StoreCheck:
         self._path = path
         self._tenant = tenant
         self._states = states
+        self._states_are_owed = False
         self._runs = self._records = self._rows = 0
         self._wal: WalReport | None = None
         self._problems: dict[Problem, None] = {}  # a damaged place is met on more than one way
@@ -145,6 +147,10 @@ class _StoreCheck:
         self._rows = sum(1 for _ in readable_rows(store, self.take_error))
         if self._tenant is None:
             return  # the system store keeps no runs
+        try:
+            self._states_are_owed = keeps_states(store, self._states)
+        except StorageDamaged as error:
+            self.take_error(error)
         for stored in stored_runs(store, self.take_error):
             self._runs += 1
             for problem in self._check_run(stored):
@@ -174,17 +180,20 @@ class _StoreCheck:
         if len(self._problems) < _PROBLEMS_MAX:
             self._problems[problem] = None
 
+    def _speaks_for(self, stored: StoredRun) -> bool:
+        return speaks_for(self._states, stored.states, are_owed=self._states_are_owed)
+
     def _check_run(self, stored: StoredRun) -> list[Problem]:
         records = CheckedRecords(stored)
         try:
-            if records.head.first_offset == 0 and speaks_for(self._states, stored.states):
+            if records.head.first_offset == 0 and self._speaks_for(stored):
                 rows = self._states.rows_of(stored.run, records)
                 if records.problem is None and rows != stored.states:
                     records.fail("the state row is not what the records lead to")
             records.drain()
         except MalformedRecord as error:
             # Met by the states' own fold, which reads more of a record than ours.
-            records.fail(error.message)
+            records.refuse_last(error.message)
             records.drain()
         self._records += records.count
         return [] if records.problem is None else [records.problem]

@@ -24,7 +24,7 @@ OnDamage = Callable[[StorageDamaged], None]
 
 _RECORD_KEY_BYTES: Final = RUN_ID_BYTES + 8
 _AFTER_RECORDS: Final = b"\xff" * (_RECORD_KEY_BYTES + 1)
-_STATE_TAGS: Final = (OPEN_RUN_TAG, RUN_TAG)
+STATE_TAGS: Final = (OPEN_RUN_TAG, RUN_TAG)
 
 
 class _Range(NamedTuple):
@@ -71,7 +71,7 @@ def stored_runs(store: Store, on_damage: OnDamage) -> Iterator[StoredRun]:
     )
     parts = heapq.merge(
         _row_parts(store, on_damage, HEAD_TAG),
-        *(_row_parts(store, on_damage, tag) for tag in _STATE_TAGS),
+        *(_row_parts(store, on_damage, tag) for tag in STATE_TAGS),
         # Last among a run's parts, since its records end when the next part is asked for.
         ((run, b"\xff", b"", records) for run, records in by_run),
         key=lambda part: part[:2],
@@ -86,7 +86,7 @@ def stored_runs(store: Store, on_damage: OnDamage) -> Iterator[StoredRun]:
         run = found
         if tag == HEAD_TAG:
             head = value
-        elif tag in _STATE_TAGS:
+        elif tag in STATE_TAGS:
             states[tag + found] = value
         else:
             yield StoredRun(RunId(run), head, states, records)

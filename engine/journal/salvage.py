@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ from engine.journal.soundness import (
     Problem,
     RunStates,
     SummaryStates,
+    keeps_states,
     speaks_for,
 )
 from engine.journal.store import OpenMode, Store, StoreResources, salvage_tables
@@ -78,6 +79,7 @@ class SalvageReport(msgspec.Struct, frozen=True):
     runs: int = 0
     records: int = 0
     rows: int = 0
+    states_made_anew: int = 0
     loss_count: int = 0
     losses: tuple[RunLoss, ...] = ()
     damages: tuple[Problem, ...] = ()
@@ -108,6 +110,7 @@ class _Salvage:
         self._states = states
         self._copy = path.with_name(f"{path.name}.reading")
         self._new = salvaged_path(path)
+        self._is_repaired = False
         self._damages: dict[Problem, None] = {}
 
     def run(self) -> SalvageReport:
@@ -141,6 +144,7 @@ class _Salvage:
             runs=kept.runs,
             records=kept.records,
             rows=kept.rows,
+            states_made_anew=kept.states_made_anew,
             loss_count=kept.loss_count,
             losses=tuple(kept.losses),
             damages=tuple(self._damages),
@@ -172,6 +176,7 @@ class _Salvage:
         # The second choice: a new catalogue of the tables that RocksDB finds whole.
         plant_rows_table(self._copy)
         salvage_tables(self._copy)
+        self._is_repaired = True
         return self._copy_runs_and_rows()
 
     def _copy_runs_and_rows(self) -> _NewStore:
@@ -179,9 +184,11 @@ class _Salvage:
         store = Store(self._copy, _resources(), OpenMode.READ_ONLY)
         try:
             self._new.mkdir()
-            new = _NewStore(self._new)
+            new = _NewStore(self._new, store, self._states)
             try:
+                damages = len(self._damages)
                 self._copy_rows(store, new)
+                new.states_are_owed = self._states_are_owed(store, len(self._damages) > damages)
                 if self._tenant is not None:
                     self._copy_runs(store, new)
             finally:
@@ -189,6 +196,13 @@ class _Salvage:
         finally:
             store.close()
         return new
+
+    def _states_are_owed(self, store: Store, rows_are_damaged: bool) -> bool:
+        """Whether a run without a state is to get one. Where rows are lost, nobody knows whether
+        they were among them; one too many does no harm."""
+        if rows_are_damaged or self._is_repaired:
+            return self._states.is_complete
+        return keeps_states(store, self._states)
 
     def _copy_rows(self, store: Store, new: _NewStore) -> None:
         """All rows but those that go with a run."""
@@ -199,7 +213,7 @@ class _Salvage:
     def _copy_runs(self, store: Store, new: _NewStore) -> None:
         for stored in stored_runs(store, self._take_damage):
             if len(stored.run) == RUN_ID_BYTES:
-                new.put_run(stored, self._states)
+                new.put_run(stored)
             else:
                 left_out = Problem(f"a key that is not of a run: {stored.run.hex()}")
                 self._damages[left_out] = None
@@ -232,11 +246,14 @@ class _Salvage:
 class _NewStore:
     """Takes what is kept, in batches, and counts it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source: Store, states: RunStates) -> None:
+        self._source = source
+        self._states = states
         self._store = Store(path, _resources(), OpenMode.READ_WRITE)
         self._batch = PendingBatch()
         self._batch_bytes = 0
-        self.runs = self.records = self.rows = self.loss_count = 0
+        self.states_are_owed = False
+        self.runs = self.records = self.rows = self.states_made_anew = self.loss_count = 0
         self.losses: list[RunLoss] = []
 
     def put_row(self, key: bytes, value: bytes) -> None:
@@ -244,9 +261,9 @@ class _NewStore:
         self._batch.rows.append((key, value))
         self._count(len(key) + len(value))
 
-    def put_run(self, stored: StoredRun, states: RunStates) -> None:
+    def put_run(self, stored: StoredRun) -> None:
         records = CheckedRecords(stored)
-        rows = self._put_records(stored, records, states)
+        rows = self._put_records(stored, records)
         first, end = records.head.first_offset, records.next_offset
         if end == first == 0:
             rows = {}  # a state, and nothing that led to it
@@ -259,33 +276,45 @@ class _NewStore:
             head = SegmentHead(stored.run, first, end, sealed)
             self.put_row(head_key(stored.run), encode_head(head))
         self.runs += end > first or sealed or first > 0
-        if not is_whole or state in ("made anew", "dropped"):
+        self.states_made_anew += state == "made anew"
+        if not is_whole or (stored.states and state != "kept"):
             self._take_loss(records, state)
 
-    def _put_records(
-        self, stored: StoredRun, records: CheckedRecords, states: RunStates
-    ) -> dict[bytes, bytes]:
+    def _put_records(self, stored: StoredRun, records: CheckedRecords) -> dict[bytes, bytes]:
         """Write the good records; the state rows that go with them."""
-        kept = self._kept(records)
-        rows: dict[bytes, bytes] | None = None
-        if records.head.first_offset == 0 and speaks_for(states, stored.states):
-            try:
-                rows = states.rows_of(stored.run, kept)
-            except MalformedRecord as error:
-                records.fail(error.message, records.next_offset)
-        for _ in kept:
+        can_make = speaks_for(self._states, stored.states, are_owed=self.states_are_owed)
+        if records.head.first_offset == 0 and can_make:
+            return self._put_records_and_make_state(stored, records)
+        for _ in self._kept(records):
             pass
-        if rows is None:
-            rows = stored.states if records.problem is None else {}
-        return rows
+        return stored.states if records.problem is None else {}
 
-    def _kept(self, records: CheckedRecords) -> Iterator[bytes]:
+    def _put_records_and_make_state(
+        self, stored: StoredRun, records: CheckedRecords
+    ) -> dict[bytes, bytes]:
+        kept = self._kept(records)
+        try:
+            rows = self._states.rows_of(stored.run, kept)
+        except MalformedRecord as error:
+            # The layer above reads more of a record than we do, and cannot follow this one.
+            kept.close()
+            records.refuse_last(error.message)
+            records.drain()
+        else:
+            return rows
+        begin, end = record_key(stored.run, 0), record_key(stored.run, records.next_offset)
+        good = self._source.records(begin, end)
+        return self._states.rows_of(stored.run, (value for _, value in good))
+
+    def _kept(self, records: CheckedRecords) -> Generator[bytes, None, None]:
+        """The good records; each is written once the next is asked for."""
         for value in records:
+            key = record_key(records.run, records.next_offset - 1)
+            yield value
             self.records += 1
-            self._batch.keys.append(record_key(records.run, records.next_offset - 1))
+            self._batch.keys.append(key)
             self._batch.values.append(value)
             self._count(len(value))
-            yield value
 
     def _take_loss(self, records: CheckedRecords, state: str) -> None:
         self.loss_count += 1

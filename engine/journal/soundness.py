@@ -18,7 +18,8 @@ from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, split_key
 from engine.ext.replay import RunFold
 from engine.journal.layout import decode_head, run_key
-from engine.journal.readable import StoredRun
+from engine.journal.readable import STATE_TAGS, StoredRun
+from engine.journal.store import Store
 from engine.model.records import STATUS_AFTER
 from engine.model.runs import TERMINAL_STATUSES, RunSummary
 
@@ -41,7 +42,7 @@ class RunStates(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether every run has a state: one without has lost it."""
+        """Whether this layer keeps a state of every run, so that one without has lost it."""
 
     def recognizes(self, row: bytes) -> bool:
         """Whether a state row is of this form; other forms are left alone."""
@@ -68,11 +69,20 @@ class SummaryStates:
         return {run_key(run): msgspec.msgpack.encode(fold.summary())}
 
 
-def speaks_for(states: RunStates, rows: Mapping[bytes, bytes]) -> bool:
-    """Whether the rows of a run's state are for `states` to check and to make."""
+def speaks_for(states: RunStates, rows: Mapping[bytes, bytes], *, are_owed: bool) -> bool:
+    """Whether the rows of a run's state are for `states` to check and to make. Where states are
+    owed, a run without one has lost it."""
     if not rows:
-        return states.is_complete
+        return are_owed
     return all(states.recognizes(row) for row in rows.values())
+
+
+def keeps_states(store: Store, states: RunStates) -> bool:
+    """Whether the layer that `states` speaks for has kept the states of this store's runs."""
+    firsts = (next(store.rows(tag), None) for tag in STATE_TAGS)
+    return states.is_complete and any(
+        first is not None and states.recognizes(first[1]) for first in firsts
+    )
 
 
 class CheckedRecords:
@@ -107,6 +117,11 @@ class CheckedRecords:
     def fail(self, what: str, offset: int | None = None) -> None:
         if self.problem is None:
             self.problem = Problem(what, run_id=self._run_text(), offset=offset)
+
+    def refuse_last(self, what: str) -> None:
+        """Who takes the records cannot follow the last one that it was given."""
+        self.next_offset -= 1
+        self.fail(what, self.next_offset)
 
     def _is_next(self, key: bytes, value: bytes) -> bool:
         try:

@@ -5,7 +5,7 @@ Called by a tenant's committer with the effects of a batch, in order. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.base import limits
@@ -14,7 +14,7 @@ from engine.ext import frames
 from engine.model import effects
 from engine.model.effects import Effect
 from engine.model.worker_frames import Revoke, RevokeReason
-from engine.runtime.live import JournalEntryBytes
+from engine.runtime.live import JournalEntryBytes, LiveRun
 from engine.runtime.pools import WorkerPort
 from engine.wire.worker import encode as encode_cold
 
@@ -47,33 +47,53 @@ def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return  # lost or ended between the decision and the commit
+    port = live.lease.worker.port
+    if live.entries is not None:
+        port.send(_dispatch_frame(live, effect, live.entries, more=False))
+    else:
+        # A long journal is read page by page, as the worker takes it. What is appended from now
+        # on comes to it by Deliver, so the end is fixed here.
+        port.send_each(_pages(live, effect, live.segment.durable_offset))
+
+
+def _dispatch_frame(
+    live: LiveRun, effect: effects.Dispatch, entries: list[JournalEntryBytes], *, more: bool
+) -> bytes:
     state = live.state
-    pages = list(_pages(tenant.entries_of(live)))
-    for at, page in enumerate(pages):
-        live.lease.worker.port.send(
-            frames.build_dispatch(
-                state.run_id,
-                effect.lease_epoch,
-                state.attempt,
-                state.component,
-                state.component_kind,
-                page,
-                at < len(pages) - 1,
-            )
-        )
+    return frames.build_dispatch(
+        state.run_id,
+        effect.lease_epoch,
+        state.attempt,
+        state.component,
+        state.component_kind,
+        entries,
+        more,
+    )
 
 
-def _pages(entries: list[JournalEntryBytes]) -> list[list[JournalEntryBytes]]:
-    """A long journal goes in several frames, each of a size that a message can carry."""
-    pages: list[list[JournalEntryBytes]] = [[]]
-    page_bytes = 0
-    for entry in entries:
-        page_bytes += len(entry[1])
-        if pages[-1] and page_bytes > limits.dispatch_page_bytes_max:
-            pages.append([])
-            page_bytes = len(entry[1])
-        pages[-1].append(entry)
-    return pages
+def _pages(live: LiveRun, effect: effects.Dispatch, end_offset: int) -> Iterator[bytes]:
+    offset = 0
+    while offset < end_offset:
+        page: list[JournalEntryBytes] = []
+        page_bytes = 0
+        for entry in entries_between(live, offset, end_offset):
+            page_bytes += len(entry[1])
+            if page and page_bytes > limits.dispatch_page_bytes_max:
+                break
+            page.append(entry)
+        offset += len(page)
+        yield _dispatch_frame(live, effect, page, more=offset < end_offset)
+
+
+def entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[JournalEntryBytes]:
+    """Records as a frame carries them, at most a page of them."""
+    if live.entries is not None:
+        return live.entries[first_offset:end_offset]
+    count = min(end_offset - first_offset, limits.dispatch_page_records_max)
+    return [
+        (int(record.kind), record.payload, record.offset, record.timestamp_us)
+        for record in live.segment.read(first_offset, records_max=count)
+    ]
 
 
 def _ack(_: TenantRuntime, effect: AckTo) -> None:
@@ -84,8 +104,8 @@ def _deliver(tenant: TenantRuntime, effect: effects.Deliver) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return
-    end = effect.first_offset + effect.count
-    entries = [entry for entry in tenant.entries_of(live) if effect.first_offset <= entry[2] < end]
+    end_offset = effect.first_offset + effect.count
+    entries = entries_between(live, effect.first_offset, end_offset)
     live.lease.worker.port.send(frames.build_deliver(effect.run_id, effect.lease_epoch, entries))
 
 

@@ -35,6 +35,10 @@ class WorkerPort(Protocol):
     def send(self, frame: bytes) -> None:
         """One encoded EngineFrame. Never blocks; what is ready leaves in one message."""
 
+    def send_each(self, later: Iterator[bytes]) -> None:
+        """Frames that are made when there is room for them, in order with what is sent before and
+        after: the way for a long journal, of which the worker's buffer must not hold the whole."""
+
     def close(self, reason: str, *, code: str = ...) -> None:
         """Ends the session after what was sent; the worker is told the code and the reason."""
 

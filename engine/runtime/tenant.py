@@ -40,7 +40,7 @@ from engine.model.payloads import (
 )
 from engine.model.records import NewRecord, RecordKind
 from engine.model.runs import ComponentKind, RunStatus
-from engine.runtime.live import JournalEntryBytes, Lease, LiveRun, ending_of
+from engine.runtime.live import Lease, LiveRun, ending_of
 from engine.runtime.performing import Call, RevokeTo
 from engine.runtime.pools import Lease as HeldLease
 from engine.runtime.pools import PooledWorker, WorkerPools
@@ -381,17 +381,6 @@ class TenantRuntime:
         except UnknownRun:
             return
         self.carry_out(live, TimeHasCome())
-
-    # ---- for dispatches ----
-
-    def entries_of(self, live: LiveRun) -> list[JournalEntryBytes]:
-        """The run's journal as a dispatch carries it, everything that is durable."""
-        if live.entries is not None:
-            return live.entries
-        return [
-            (record.kind, record.payload, record.offset, record.timestamp_us)
-            for record in live.segment.read(0)
-        ]
 
 
 def _done_before(_: TenantRuntime, __: effects.StartChild) -> None:

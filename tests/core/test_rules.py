@@ -165,6 +165,14 @@ def test_a_run_that_takes_its_workers_down_is_isolated() -> None:
     assert (run.status, run.state.error_code) == (RunStatus.FAILED, "worker_crashed")
 
 
+def test_a_failure_that_is_reported_is_no_lost_worker() -> None:
+    policy = RetryPolicy(kind=RetryKind.CONSTANT, initial_ms=1, attempts_max=0)
+    run = Driver().start(retry=policy)
+    for _ in range(2 * limits.fruitless_starts_max):
+        run.begin().report(RunFailed(error=BOOM))
+    assert run.status is RunStatus.RETRYING
+
+
 def test_progress_forgives_lost_workers() -> None:
     run = Driver().start()
     for _ in range(3 * limits.fruitless_starts_max):

@@ -11,7 +11,13 @@ import msgspec
 import pytest
 import trio
 
-from engine.base.errors import DirectoryInUse, StorageDamaged, StorageFull, TenantUnknown
+from engine.base.errors import (
+    DirectoryInUse,
+    MalformedRecord,
+    StorageDamaged,
+    StorageFull,
+    TenantUnknown,
+)
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import record_key
@@ -31,6 +37,7 @@ from engine.journal.salvage import SalvageReport, salvage
 from engine.journal.store import OpenMode, Store
 from engine.journal.system import SystemStore
 from engine.journal.wal import check_wal, salvaged_path
+from engine.model.records import RecordKind
 from engine.model.runs import RunSummary
 from tests.faults.damage import flip, largest_table, log_of, smallest_table, truncate, zero
 from tests.histories import history
@@ -322,10 +329,38 @@ def test_states_of_a_layer_above_are_made_anew(in_log: Sound, tmp_path: Path) ->
     assert rows == {
         open_run_key(run): b"2" if run == runs[1] else b"%d" % ends[run] for run in runs
     }
-    assert [(loss.run_id, loss.state) for loss in report.losses] == [
-        (run_id_text(runs[1]), "made anew"),
-        (run_id_text(runs[2]), "made anew"),
-    ]
+    (loss,) = report.losses
+    assert (loss.run_id, loss.state) == (run_id_text(runs[1]), "made anew")
+    assert report.states_made_anew == 2
+
+
+class CautiousStates(CountStates):
+    """Reads more of a record than the journal does, and does not follow a failed step."""
+
+    def rows_of(self, run: RunId, values: Iterable[bytes]) -> dict[bytes, bytes]:
+        def followed() -> Iterable[bytes]:
+            for value in values:
+                if value[1] == RecordKind.STEP_FAILED:
+                    raise MalformedRecord("a failed step")
+                yield value
+
+        return super().rows_of(run, followed())
+
+
+def test_a_run_is_cut_where_the_layer_above_cannot_follow(in_log: Sound, tmp_path: Path) -> None:
+    sound = copied(in_log, tmp_path)
+    runs = sound.runs(ACME)
+    change(sound, [(run_key(run), None) for run in runs])
+    change(sound, [(open_run_key(run), b"0") for run in runs])
+    report = salvage(sound.path, ACME, states=CautiousStates())
+    records, rows = read(sound.store())
+    ends = {}
+    for run in runs:
+        kinds = [value[1] for value in sound.of_run(ACME, run)]
+        ends[run] = (*kinds, RecordKind.STEP_FAILED).index(RecordKind.STEP_FAILED)
+    assert {run: ends[run] for run in runs if ends[run] < len(sound.of_run(ACME, run))}
+    assert rows == {open_run_key(run): b"%d" % end for run, end in ends.items()}
+    assert len(records) == sum(ends.values()) == report.records
 
 
 # ---- around it ----

@@ -164,6 +164,21 @@ async def test_a_report_twice_is_taken_once(handle: Handle) -> None:
     assert [entry.kind.name for entry in journal].count("STEP_COMPLETED") == 1
 
 
+async def test_a_long_journal_is_dispatched_whole(handle: Handle) -> None:
+    first = await connected(handle, "first")
+    started = await handle.start(CONTEXT, request())
+    held = await first.wait_held(started.run_id)
+    for batch in range(12):
+        first.report(held, *(step(batch * 250 + number) for number in range(250)))
+    await first.wait_acknowledged(held)
+    second = await connected(handle, "second")
+    assert first.session is not None
+    first.session.disconnect()
+    taken = await second.wait_held(started.run_id)
+    steps = [payload for kind, payload in taken.journal if kind.name == "STEP_COMPLETED"]
+    assert [found.position for found in steps] == list(range(3_000))  # type: ignore[attr-defined]
+
+
 async def test_cancel_reaches_the_worker(handle: Handle) -> None:
     worker = await connected(handle)
     started = await handle.start(CONTEXT, request())

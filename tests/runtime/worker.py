@@ -7,7 +7,7 @@ acknowledgement, drops a run when it parks or is revoked.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -56,15 +56,23 @@ class ScriptedWorker:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
+    def send_each(self, later: Iterator[bytes]) -> None:
+        for frame in later:
+            self.send(frame)
+
     def close(self, reason: str, *, code: str = "") -> None:
         self.closed_because = reason
 
     def _take(self, frame: tuple) -> None:  # type: ignore[type-arg]
         if frame[0] == "dispatch":
-            _, run, epoch, attempt, _, _, entries, _ = frame
+            _, run, epoch, attempt, _, _, entries, more = frame
             journal = [(RecordKind(e[0]), decode(e[0], e[1])) for e in entries]
-            self.held[RunId(run)] = held = Held(RunId(run), epoch, attempt, journal)
-            if self.on_dispatch is not None:
+            if entries[0][2] > 0:  # a further page
+                held = self.held[RunId(run)]
+                held.journal.extend(journal)
+            else:
+                self.held[RunId(run)] = held = Held(RunId(run), epoch, attempt, journal)
+            if not more and self.on_dispatch is not None:
                 self.on_dispatch(held)
         elif frame[0] == "ack":
             self.acknowledged.append((RunId(frame[1]), frame[2], frame[3]))

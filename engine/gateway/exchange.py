@@ -1,0 +1,72 @@
+"""One request and its answer, without saying how they travel.
+
+A handler reads what it needs from an `Exchange` and returns a `Response`; or it begins a stream,
+writes into it and returns None. `plain.py` and `asgi.py` each have an Exchange of their own.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+Header = tuple[bytes, bytes]
+
+JSON_TYPE: Final = b"application/json"
+NDJSON_TYPE: Final = b"application/x-ndjson"
+EVENT_STREAM_TYPE: Final = b"text/event-stream"
+
+
+class Disconnected(Exception):
+    """The other end has gone, or the answer broke off half way; the connection is to be closed."""
+
+
+def header_map(raw_headers: Iterable[Header]) -> dict[str, str]:
+    """Names in lower case; one that is there twice is joined with a comma, as HTTP says."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw_headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON_TYPE
+    headers: tuple[Header, ...] = ()
+
+
+class Exchange(abc.ABC):
+    """`path` is as it was sent, percent-encoding included; header names are in lower case."""
+
+    __slots__ = ("headers", "is_begun", "method", "path", "peer", "query")
+
+    def __init__(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], peer: str | None
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.peer = peer
+        self.is_begun = False  # the status has been sent: it is too late for a problem document
+
+    @abc.abstractmethod
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body; `BodyTooLarge` if it is longer than that."""
+
+    @abc.abstractmethod
+    async def read_piece(self, bytes_max: int) -> bytes:
+        """The next bytes of a body of at most `bytes_max`, for a handler that need not have all of
+        it at once; empty behind the last."""
+
+    @abc.abstractmethod
+    async def begin(self, status: int, headers: Sequence[Header]) -> None:
+        """The answer begins and is of unknown length."""
+
+    @abc.abstractmethod
+    async def write(self, data: bytes) -> None:
+        """More of the answer; returns when the transport can take more."""

@@ -1,0 +1,151 @@
+"""`POST /v1/runs:batch`: many starts as lines of JSON, answered line by line in the same order.
+
+Lines are committed a bounded chunk at a time while the rest is still on its way. The answers, a
+few bytes a line, are kept until the body has been read: a client that writes everything before it
+reads anything would otherwise block us and itself. A line that is wrong is answered with its
+problem and the others go on. When the whole cannot go on, the answers so far are sent with the
+status and the problem of what stopped it; what was answered has been started.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from engine.base.errors import EngineError, LimitExceeded
+from engine.base.ids import deployment_id
+from engine.gateway import answers, reading
+from engine.gateway.door import Door
+from engine.gateway.exchange import NDJSON_TYPE, Exchange, Response
+from engine.gateway.problems import BodyTooLarge, problem_bytes, problem_response
+from engine.gateway.routes import KINDS
+from engine.gateway.settings import batch_chunk_bytes_max, batch_chunk_starts_max
+from engine.gateway.shapes import StartLine
+from engine.gateway.starting import Caller, caller_of
+from engine.model.context import RequestContext
+from engine.model.views import StartRequest
+
+_DECODER: Final = msgspec.json.Decoder(StartLine)
+
+
+async def runs_batch(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
+    context = door.admit(exchange.headers, exchange.peer)
+    intake = _Intake(door, context, caller_of(door, exchange.headers, context))
+    reader = LineReader(
+        exchange,
+        body_bytes_max=door.settings.batch_body_bytes_max,
+        line_bytes_max=door.settings.body_bytes_max,
+    )
+    try:
+        while chunk := await reader.next_chunk():
+            await intake.take(chunk)
+    except EngineError as error:
+        stopped = problem_response(error)
+        if not intake.answers:
+            return stopped
+        intake.answers.append(stopped.body)
+        return Response(intake.body(), stopped.status, NDJSON_TYPE, stopped.headers)
+    return Response(intake.body(), 200, NDJSON_TYPE)
+
+
+class LineReader:
+    """The lines of a body, a bounded chunk at a time; blank ones are left out."""
+
+    def __init__(self, exchange: Exchange, *, body_bytes_max: int, line_bytes_max: int) -> None:
+        self._exchange = exchange
+        self._body_bytes_max = body_bytes_max
+        self._line_bytes_max = line_bytes_max
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
+        self._is_at_end = False
+
+    async def next_chunk(self) -> list[bytes]:
+        """Empty behind the last line."""
+        chunk: list[bytes] = []
+        chunk_bytes = 0
+        while len(chunk) < batch_chunk_starts_max and chunk_bytes < batch_chunk_bytes_max:
+            if self._lines:
+                line = self._lines.popleft()
+                chunk.append(line)
+                chunk_bytes += len(line)
+            elif self._is_at_end:
+                break
+            else:
+                await self._read_more()
+        return chunk
+
+    async def _read_more(self) -> None:
+        piece = await self._exchange.read_piece(self._body_bytes_max)
+        if piece:
+            *complete, self._rest = (self._rest + piece).split(b"\n")
+        else:
+            complete, self._rest, self._is_at_end = [self._rest], b"", True
+        for line in (*complete, self._rest):
+            if len(line) > self._line_bytes_max:
+                raise BodyTooLarge(
+                    f"a line has more than {self._line_bytes_max} bytes; put large data elsewhere "
+                    "and pass a reference to it",
+                    limit=self._line_bytes_max,
+                )
+        self._lines.extend(line for line in complete if line.strip())
+
+
+class _Intake:
+    def __init__(self, door: Door, context: RequestContext, caller: Caller) -> None:
+        self._door = door
+        self._context = context
+        self._caller = caller
+        self.answers: list[bytes] = []
+
+    def body(self) -> bytes:
+        self.answers.append(b"")
+        return b"\n".join(self.answers)
+
+    async def take(self, lines: Sequence[bytes]) -> None:
+        """Starts what the lines ask for, in one commit, and answers each."""
+        lines_max = self._door.settings.batch_lines_max
+        if len(self.answers) + len(lines) > lines_max:
+            raise LimitExceeded(
+                f"more than {lines_max} lines; send the ones that were not answered in another "
+                "request",
+                limit=lines_max,
+            )
+        read = [self._read(number, line) for number, line in enumerate(lines, len(self.answers))]
+        requests = [request for request in read if isinstance(request, StartRequest)]
+        started = iter(await self._door.handle.start_many(self._context, requests))
+        for request in read:
+            if isinstance(request, StartRequest):
+                self.answers.append(answers.batch_item(self._door, next(started)))
+            else:
+                self.answers.append(problem_bytes(request))
+
+    def _read(self, number: int, line: bytes) -> StartRequest | EngineError:
+        what = f"line {number + 1}"
+        try:
+            return start_of_line(reading.typed_json(_DECODER, line, what), self._caller, what)
+        except EngineError as error:
+            return error
+
+
+def start_of_line(line: StartLine, caller: Caller, what: str) -> StartRequest:
+    deployment = line.deployment_id
+    return StartRequest(
+        component=line.component,
+        kind=None if line.kind is None else KINDS[line.kind],
+        input=reading.NULL
+        if line.input is msgspec.UNSET
+        else reading.checked_json(bytes(line.input), f"the input of {what}"),
+        deployment_id=caller.deployment_id if deployment is None else deployment_id(deployment),
+        idempotency_key=line.idempotency_key,
+        session_id=caller.session_id if line.session_id is None else line.session_id,
+        user_id=caller.user_id if line.user_id is None else line.user_id,
+        trace_id=caller.trace_id if line.trace_id is None else line.trace_id,
+        correlation_id=line.correlation_id,
+        tags=line.tags,
+        prompt_version=line.prompt_version,
+        start_at_ms=line.start_at_ms,
+        entity_key=line.entity_key,
+    )

@@ -1,0 +1,149 @@
+"""The OpenAPI document, made from the route table and the types of `shapes.py`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+import engine
+from engine.gateway import routes, shapes
+from engine.gateway.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
+from engine.gateway.routes import ROUTES, Route
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+_COMMON_PROBLEMS: Final = ("unauthorized", "rate_limited", "malformed_request", "internal_error")
+_BODY_PROBLEMS: Final = ("malformed_json", "body_too_large")
+_START_HEADERS: Final = (
+    ("Idempotency-Key", "The same key and input start nothing twice"),
+    ("X-Deployment-ID", "Which deployment of the component"),
+    ("X-Session-ID", "The session whose state the run sees"),
+    ("X-User-ID", "The user whose state the run sees"),
+    ("traceparent", "W3C trace context; the run belongs to its trace"),
+)
+_HEADERS_OF: Final = {
+    "run": _START_HEADERS,
+    "submit": _START_HEADERS,
+    "stream": _START_HEADERS,
+    "batch": _START_HEADERS,
+    "runs_batch": _START_HEADERS[1:],
+    "signal": (("Idempotency-Key", "The signal's id: the same id twice counts once"),),
+    "events": (("Last-Event-ID", "The `id` of the last event that was read"),),
+}
+
+
+@functools.cache
+def document() -> bytes:
+    types = _types()
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schema_of = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operation = _operation(route, schema_of, components)
+        paths.setdefault(route.pattern, {})[route.method.lower()] = operation
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "durable-engine",
+                "version": engine.__version__,
+                "description": "Durable runs over HTTP. Errors are RFC 9457 problem documents.",
+            },
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                },
+            },
+            "security": [{"bearer": []}, {"key": []}],
+        }
+    )
+
+
+def _types() -> Sequence[Any]:
+    """Every type that a route speaks of, once."""
+    found: list[Any] = [Problem]
+    for route in ROUTES:
+        for one in (route.query, route.body and route.body[1], route.answer[2]):
+            if one is not None and one not in found:
+                found.append(one)
+    return found
+
+
+def _operation(
+    route: Route, schema_of: dict[Any, Any], components: dict[str, Any]
+) -> dict[str, Any]:
+    status, media_type, answer_type = route.answer
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "parameters": [*_path(route), *_query(route, components), *_headers(route)],
+        "responses": {
+            str(status): {
+                "description": route.summary,
+                "content": {media_type: {"schema": schema_of.get(answer_type, {})}},
+            },
+            **_problems(route, schema_of[Problem]),
+        },
+    }
+    if route.name == "result":
+        operation["responses"]["202"] = {
+            "description": "The run has not ended",
+            "content": {routes.JSON: {"schema": schema_of[shapes.StatusAnswer]}},
+        }
+    if route.name == "events":
+        operation["responses"]["204"] = {"description": "The run has ended; there is no more"}
+    if route.body is not None:
+        body_type, body = route.body
+        operation["requestBody"] = {"content": {body_type: {"schema": schema_of[body]}}}
+    if route.is_open:
+        operation["security"] = []
+    return operation
+
+
+def _path(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
+        for name in re.findall(r"{(\w+)}", route.pattern)
+    ]
+
+
+def _path_schema(name: str) -> dict[str, Any]:
+    if name == "kind":
+        return {"type": "string", "enum": sorted(routes.KINDS)}
+    return {"type": "string"} | ({"format": "uuid"} if name == "run_id" else {})
+
+
+def _query(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
+    properties = components[route.query.__name__]["properties"]
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+        for name, text in _HEADERS_OF.get(route.name, ())
+    ]
+
+
+def _problems(route: Route, schema: dict[str, Any]) -> dict[str, Any]:
+    codes = [*route.problems]
+    if not route.is_open:
+        codes += _COMMON_PROBLEMS
+    if route.body is not None:
+        codes += _BODY_PROBLEMS
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(STATUS_OF_CODE[code], []).append(code)
+    return {
+        str(status): {
+            "description": "code: " + ", ".join(f"`{code}`" for code in sorted(found)),
+            "content": {PROBLEM_TYPE.decode(): {"schema": schema}},
+        }
+        for status, found in sorted(by_status.items())
+    }

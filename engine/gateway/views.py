@@ -1,0 +1,175 @@
+"""The routes that are asked now and then: lists, one run and its journal, cancel, webhooks.
+
+A view takes the request's context and what was asked, and returns a `Response`. Knows no Quart:
+`cold.py` is the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from engine.base.ids import deployment_id, project_id, run_id_text, tenant_id
+from engine.gateway import answers, reading, shapes, webhooks
+from engine.gateway.door import Door
+from engine.gateway.exchange import Response
+from engine.gateway.journal_view import entry_view
+from engine.gateway.openapi import document
+from engine.gateway.problems import UnknownWebhook
+from engine.gateway.settings import WebhookSettings, batch_chunk_starts_max
+from engine.gateway.starting import caller_of, start, start_request, target_of
+from engine.model.context import AuthMode, RequestContext
+from engine.model.runs import RunStatus
+from engine.model.views import RunFilter, StartRequest
+
+_BATCH: Final = msgspec.json.Decoder(shapes.BatchBody)
+_CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
+
+
+class Asked(NamedTuple):
+    parameters: tuple[str, ...]
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+View = Callable[[Door, RequestContext, Asked], Awaitable[Response]]
+OpenView = Callable[[Door, Asked], Awaitable[Response]]
+
+
+async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
+    target = target_of(asked.parameters, asked.query)
+    caller = caller_of(door, asked.headers, context)
+    body = reading.typed_json(_BATCH, asked.body)
+    key = caller.idempotency_key
+    requests = [
+        start_request(
+            target,
+            caller,
+            reading.checked_json(bytes(json_input), f"inputs[{index}]"),
+            None if key is None else f"{key}#{index}",
+        )
+        for index, json_input in enumerate(body.inputs)
+    ]
+    found: list[bytes] = []
+    for first in range(0, len(requests), batch_chunk_starts_max):
+        chunk = requests[first : first + batch_chunk_starts_max]
+        found.extend(await _start_many(door, context, chunk))
+    return Response(b'{"runs":[%b]}' % b",".join(found), status=202)
+
+
+async def _start_many(
+    door: Door, context: RequestContext, requests: Sequence[StartRequest]
+) -> list[bytes]:
+    started = await door.handle.start_many(context, requests)
+    return [answers.batch_item(door, one) for one in started]
+
+
+async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Response:
+    query = reading.typed_query(shapes.RunsQuery, asked.query)
+    run_filter = RunFilter(
+        status=None if query.status is None else RunStatus[query.status],
+        component=query.component,
+        project_id=query.project_id,
+        created_from_ms=query.created_from_ms,
+        created_to_ms=query.created_to_ms,
+        cursor=query.cursor,
+        limit=query.limit,
+    )
+    return answers.json_response(await door.handle.list_runs(context, run_filter))
+
+
+async def get_run(door: Door, context: RequestContext, asked: Asked) -> Response:
+    reading.typed_query(shapes.NoQuery, asked.query)
+    run_id = reading.run_named(asked.parameters[0])
+    return answers.json_response(await door.handle.get_run(context, run_id))
+
+
+async def journal(door: Door, context: RequestContext, asked: Asked) -> Response:
+    run_id = reading.run_named(asked.parameters[0])
+    query = reading.typed_query(shapes.JournalQuery, asked.query)
+    entries = await door.handle.read_journal(context, run_id, query.from_offset, query.limit)
+    next_offset = entries[-1].offset + 1 if entries else query.from_offset
+    return answers.json_response(
+        shapes.JournalAnswer(
+            entries=[entry_view(entry) for entry in entries], next_offset=next_offset
+        )
+    )
+
+
+async def why(door: Door, context: RequestContext, asked: Asked) -> Response:
+    run_id = reading.run_named(asked.parameters[0])
+    sentence = await door.handle.why(context, run_id)
+    return answers.json_response(shapes.WhyAnswer(run_id=run_id_text(run_id), why=sentence))
+
+
+async def cancel(door: Door, context: RequestContext, asked: Asked) -> Response:
+    run_id = reading.run_named(asked.parameters[0])
+    body = reading.typed_json(_CANCEL, asked.body) if asked.body else shapes.CancelBody()
+    await door.handle.cancel(context, run_id, body.reason)
+    return answers.done_response(run_id_text(run_id), b"cancelled")
+
+
+async def resolve_wait(door: Door, context: RequestContext, asked: Asked) -> Response:
+    run_id = reading.run_named(asked.parameters[0])
+    value = reading.checked_json(asked.body)
+    await door.handle.resolve_wait(context, run_id, asked.parameters[1], value)
+    return answers.done_response(run_id_text(run_id), b"resolved")
+
+
+async def components(door: Door, context: RequestContext, asked: Asked) -> Response:
+    found = list(door.handle.components(context))
+    return answers.json_response(shapes.ComponentsAnswer(components=found))
+
+
+async def openapi(door: Door, asked: Asked) -> Response:
+    return Response(document())
+
+
+async def webhook(door: Door, asked: Asked) -> Response:
+    name = asked.parameters[0]
+    hooks = [hook for hook in door.settings.webhooks if hook.name == name]
+    if not hooks:
+        raise UnknownWebhook(f"there is no webhook {name[:64]!r}; it is set up in the settings")
+    hook = hooks[0]
+    delivery = webhooks.delivery_id(
+        hook,
+        asked.headers,
+        asked.body,
+        now_s=door.clock.now_ms() // 1_000,
+        age_s_max=door.settings.webhook_age_s_max,
+    )
+    context = RequestContext(
+        tenant_id(hook.tenant_id), project_id(hook.project_id), AuthMode.WEBHOOK
+    )
+    json_input = reading.checked_json(asked.body)
+    if hook.signal:
+        run_id = webhooks.run_id_in(hook, json_input)
+        await door.handle.signal(context, run_id, hook.signal, json_input, delivery)
+        return answers.done_response(run_id_text(run_id), b"signalled")
+    started = await start(door, context, _hook_start(hook, json_input, delivery))
+    return answers.done_response(run_id_text(started.run_id), b"started")
+
+
+def _hook_start(hook: WebhookSettings, json_input: bytes, delivery: str | None) -> StartRequest:
+    return StartRequest(
+        component=hook.component,
+        input=json_input,
+        deployment_id=deployment_id(hook.deployment_id),
+        idempotency_key=delivery,
+    )
+
+
+VIEWS: Final[Mapping[str, View]] = {
+    "batch": batch,
+    "list_runs": list_runs,
+    "get_run": get_run,
+    "journal": journal,
+    "why": why,
+    "cancel": cancel,
+    "resolve_wait": resolve_wait,
+    "components": components,
+}
+OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi, "webhook": webhook}

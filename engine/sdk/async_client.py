@@ -1,0 +1,200 @@
+"""The client for asyncio and Trio. `client.py` has the same methods, and says what each does.
+
+async with AsyncClient() as client:
+    receipt = await client.run("checkout", {"items": ["book"]})
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+import anyio
+import httpx
+
+from engine.base.clock import Clock, system_clock
+from engine.model.views import RunPage, RunView
+from engine.sdk import limits, requests
+from engine.sdk.client import BASE_URL_DEFAULT, Deadline, checked, lost, timeout_of, translated
+from engine.sdk.errors import ConnectionLost
+from engine.sdk.requests import AnyComponent, JournalRecord, Request, StartKeywords, StartOptions
+from engine.sdk.sse import Event, EventParser
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, to be awaited."""
+
+    def __init__(
+        self,
+        base_url: str = BASE_URL_DEFAULT,
+        *,
+        api_key: str | None = None,
+        clock: Clock = system_clock,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._clock = clock
+        self._http = httpx.AsyncClient(
+            base_url=requests.checked_base_url(base_url),
+            headers=requests.auth_headers(api_key),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    # ---- starting ----
+
+    async def run(
+        self,
+        component: AnyComponent | str,
+        value: Any = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[StartKeywords],
+    ) -> Any:
+        return await self._ask(requests.run(component, value, StartOptions(**options), timeout))
+
+    async def submit(
+        self, component: AnyComponent | str, value: Any = None, **options: Unpack[StartKeywords]
+    ) -> str:
+        return await self._ask(requests.submit(component, value, StartOptions(**options)))
+
+    # ---- asking ----
+
+    async def result(
+        self,
+        run_id: str,
+        *,
+        timeout: float | None = None,
+        component: AnyComponent | str | None = None,
+    ) -> Any:
+        deadline = Deadline(self._clock, timeout)
+        while True:
+            found = await self._ask(requests.result(run_id, deadline.wait_s(), component))
+            if found is not requests.NOT_YET:
+                return found
+            deadline.check(run_id)
+
+    async def status(self, run_id: str) -> str:
+        return await self._ask(requests.status(run_id))
+
+    async def get(self, run_id: str) -> RunView:
+        return await self._ask(requests.get(run_id))
+
+    async def why(self, run_id: str) -> str:
+        return await self._ask(requests.why(run_id))
+
+    async def journal(self, run_id: str, *, from_offset: int = 0) -> AsyncIterator[JournalRecord]:
+        while page := await self._ask(
+            requests.journal(run_id, from_offset, limits.journal_page_records)
+        ):
+            for record in page:
+                yield record
+            from_offset = page[-1].offset + 1
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        component: str | None = None,
+        project_id: str | None = None,
+        created_from_ms: int | None = None,
+        created_to_ms: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> RunPage:
+        return await self._ask(
+            requests.list_runs(
+                status=status,
+                component=component,
+                project_id=project_id,
+                created_from_ms=created_from_ms,
+                created_to_ms=created_to_ms,
+                limit=limit,
+                cursor=cursor,
+            )
+        )
+
+    async def events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        failures = 0
+        while True:
+            try:
+                async for event in self._stream(requests.events(run_id, after)):
+                    failures = 0
+                    after = after if event.id is None else event.id
+                    yield event
+                    if event.is_last:
+                        return
+                if (await self.get(run_id)).completed_ms:
+                    return
+            except ConnectionLost:
+                failures += 1
+                if failures > limits.event_reconnects_max:
+                    raise
+            await _sleep(requests.reconnect_s(failures))
+
+    # ---- changing ----
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        await self._ask(requests.cancel(run_id, reason))
+
+    async def signal(
+        self, run_id: str, name: str, value: Any = None, *, signal_id: str | None = None
+    ) -> None:
+        await self._ask(requests.signal(run_id, name, value, signal_id))
+
+    async def resolve_wait(self, run_id: str, wait_id: str, value: Any) -> None:
+        await self._ask(requests.resolve_wait(run_id, wait_id, value))
+
+    # ---- inside ----
+
+    async def _ask(self, request: Request[T]) -> T:
+        try:
+            response = await self._http.request(
+                request.method,
+                request.path,
+                params=dict(request.query),
+                headers={"content-type": "application/json", **request.headers},
+                content=request.body,
+                timeout=timeout_of(request),
+            )
+        except httpx.HTTPError as error:
+            raise translated(error, self._http.base_url) from error
+        return request.read(response.status_code, response.content)
+
+    async def _stream(self, request: Request[None]) -> AsyncIterator[Event]:
+        parser = EventParser()
+        try:
+            async with self._http.stream(
+                request.method,
+                request.path,
+                headers=dict(request.headers),
+                timeout=httpx.Timeout(limits.request_timeout_s, read=limits.event_silence_s),
+            ) as response:
+                if response.status_code != 200:
+                    request.read(response.status_code, await response.aread())
+                    return
+                async for data in response.aiter_bytes():
+                    for event in checked(parser.feed(data)):
+                        yield event
+        except httpx.HTTPError as error:
+            raise lost(error, self._http.base_url) from error
+
+
+async def _sleep(duration_s: float) -> None:
+    """On whichever of the two libraries runs."""
+    await anyio.sleep(duration_s)

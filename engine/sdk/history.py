@@ -1,0 +1,208 @@
+"""A run's journal as the replay needs it: what was asked at each position, and what came of it.
+
+A fold over the entries of a dispatch. Knows neither the code nor what it will ask.
+
+Attempts: when a run is tried again, its code starts over, and what is recorded is not repeated. A
+step whose failure was final is the exception: it gets another chance. From the earliest such step
+on, the code of the new attempt may take another way than the old one did, so the records behind it
+are *loose*: used where the code asks for the same, passed over where it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from engine.model.payloads import (
+    ChildFinished,
+    ChildMode,
+    ChildStarted,
+    Error,
+    Payload,
+    RunAccepted,
+    RunRetrying,
+    RunStarted,
+    StateChanged,
+    StepCompleted,
+    StepFailed,
+    UsageReported,
+    WaitCreated,
+    WaitKind,
+    WaitOutcome,
+    WaitResolved,
+)
+from engine.model.runs import RunStatus
+from engine.sdk import records
+from engine.sdk.operations import (
+    ChangeState,
+    Child,
+    Operation,
+    Outcome,
+    Raised,
+    ReportUsage,
+    Resume,
+    Returned,
+    Step,
+    TimedOut,
+    Wait,
+)
+
+# kind, payload, offset, timestamp_us: as a dispatch carries it
+Entry = tuple[int, bytes, int, int]
+
+
+class Recorded(msgspec.Struct):
+    """What the journal has at a position."""
+
+    operation: Operation
+    loose: bool = False
+    due_ms: int = 0  # of an open wait
+    has_default: bool = False  # of a wait
+    revision: int = 0  # of a change of state
+
+
+class Tries(msgspec.Struct):
+    """The tries of a step so far, none of which is its outcome."""
+
+    failed: int = 0
+    first_started_ms: int = 0
+    retry_at_ms: int = 0
+
+
+class History:
+    def __init__(self) -> None:
+        self.accepted = RunAccepted()
+        self.started_us = 0
+        self._has_started = False
+        self.recorded: dict[int, Recorded] = {}
+        self.tries: dict[int, Tries] = {}
+        self.resumes: list[Resume] = []
+        self.revisions: dict[str, int] = {}
+        # The first position that no record of the attempts so far has, at the end of each attempt.
+        self.bases: list[int] = []
+
+    def feed(self, entries: list[Entry]) -> None:
+        for kind, data, _, timestamp_us in entries:
+            payload = records.decode(kind, data)
+            if payload is not None:
+                self._take(payload, timestamp_us)
+
+    @property
+    def position_max(self) -> int:
+        return max(self.recorded, default=0)
+
+    def _take(self, payload: Payload, timestamp_us: int) -> None:
+        resume = resume_of(payload, timestamp_us, self._has_default)
+        if resume is not None:
+            self.resumes.append(resume)
+        match payload:
+            case StepCompleted():
+                self._step(payload)
+                self.tries.pop(payload.position, None)
+            case StepFailed():
+                self._step(payload)
+                self._count_try(payload)
+            case WaitCreated():
+                self._wait(payload)
+            case ChildStarted():
+                child = Child(payload.component, ChildMode(payload.mode), payload.input)
+                self._record(payload.position, child)
+            case StateChanged():
+                change = ChangeState(payload.name, None if payload.deleted else payload.value)
+                self._record(payload.position, change).revision = payload.revision
+                self.revisions[payload.name] = payload.revision
+            case UsageReported():
+                self._usage(payload)
+            case RunAccepted():
+                self.accepted = payload
+                self.started_us = timestamp_us
+            case RunStarted() if not self._has_started:
+                self._has_started = True
+                self.started_us = timestamp_us
+            case RunRetrying():
+                self._start_over()
+            case _:
+                pass
+
+    def _has_default(self, position: int) -> bool:
+        recorded = self.recorded.get(position)
+        return recorded is not None and recorded.has_default
+
+    def _record(self, position: int, operation: Operation) -> Recorded:
+        known = self.recorded.get(position)
+        if known is None or known.loose or known.operation.identity != operation.identity:
+            known = self.recorded[position] = Recorded(operation)
+        return known
+
+    def _step(self, payload: StepCompleted | StepFailed) -> None:
+        self._record(payload.position, Step(payload.name, payload.key, payload.tool))
+
+    def _count_try(self, payload: StepFailed) -> None:
+        if not payload.retry_at_ms:
+            self.tries.pop(payload.position, None)
+            return
+        tries = self.tries.setdefault(payload.position, Tries())
+        tries.failed = payload.attempt
+        tries.first_started_ms = tries.first_started_ms or payload.started_ms
+        tries.retry_at_ms = payload.retry_at_ms
+
+    def _wait(self, payload: WaitCreated) -> None:
+        if payload.kind == WaitKind.CHILD:
+            return  # parks on a child that its own record names
+        wait = Wait(kind=WaitKind(payload.kind), name=payload.name, question=payload.question)
+        recorded = self._record(payload.position, wait)
+        recorded.due_ms = payload.due_ms
+        recorded.has_default = payload.has_default
+
+    def _usage(self, payload: UsageReported) -> None:
+        known = self.recorded.get(payload.position)
+        if known is None or not isinstance(known.operation, Step):  # else: usage within a step
+            self._record(payload.position, ReportUsage(model=payload.model))
+
+    def _start_over(self) -> None:
+        """The attempt failed: see the module's docstring."""
+        failed = {
+            resume.position
+            for resume in self.resumes
+            if isinstance(resume.outcome, Raised) and not resume.outcome.status
+        }
+        self.bases.append(self.position_max + 1)
+        if not failed:
+            return
+        first = min(failed)
+        self.resumes = [resume for resume in self.resumes if resume.position not in failed]
+        for position, recorded in self.recorded.items():
+            recorded.loose = recorded.loose or position >= first
+
+
+def resume_of(
+    payload: Payload, timestamp_us: int, has_default: Callable[[int], bool]
+) -> Resume | None:
+    """The outcome that a record gives to a position; None if it gives none."""
+    outcome: Outcome
+    now_us = timestamp_us
+    match payload:
+        case StepCompleted():
+            outcome = Returned(payload.output)
+            now_us = payload.finished_ms * 1_000
+        case StepFailed() if not payload.retry_at_ms:
+            assert payload.error is not None
+            outcome = Raised(payload.error)
+            now_us = payload.finished_ms * 1_000
+        case WaitResolved() if payload.outcome != WaitOutcome.CHILD_FINISHED:
+            timed_out = payload.outcome == WaitOutcome.TIMED_OUT
+            lost = timed_out and not has_default(payload.position)
+            outcome = TimedOut() if lost else Returned(payload.value)
+        case ChildFinished() if payload.status == RunStatus.COMPLETED:
+            outcome = Returned(payload.output)
+        case ChildFinished():
+            outcome = _child_failed(payload)
+        case _:
+            return None
+    return Resume(payload.position, outcome, now_us)
+
+
+def _child_failed(payload: ChildFinished) -> Raised:
+    status = RunStatus(payload.status).name
+    return Raised(payload.error or Error(code=status.lower()), status=status)

@@ -1,0 +1,59 @@
+"""Every bound of the worker and the client, with the relations between them.
+
+They are apart from `base/limits.py` because they bound the user's process, not the runtime's; what
+both sides must agree on is there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.base.limits import (
+    KIB,
+    MIB,
+    record_payload_bytes_max,
+    records_per_transition_max,
+    stream_message_bytes_max,
+)
+
+# One report is one transition of the run: how much of what is ready goes into it.
+report_entries_max: Final = 512
+report_bytes_max: Final = 1 * MIB
+
+# A user's value must fit a record beside the other fields of the record.
+value_bytes_max: Final = record_payload_bytes_max - 64 * KIB
+message_characters_max: Final = 4_000
+traceback_characters_max: Final = 16_000
+step_name_length_max: Final = 256
+
+# How long a run with nothing to do stays with the worker before it parks, where what it waits for
+# is likely to come soon: a child run, or a timer that is due within this time.
+park_linger_ms: Final = 200
+
+# What is packed into one message of the stream, and how much may wait to be sent before the worker
+# stops reading.
+message_bytes_aim: Final = 256 * KIB
+outgoing_bytes_pause: Final = 8 * MIB
+
+# A worker.
+capacity_default: Final = 1_000
+threads_default: Final = 32
+register_timeout_s: Final = 10.0
+drain_timeout_s_default: Final = 30.0
+keepalive_s: Final = 10.0
+keepalive_timeout_s: Final = 10.0
+reconnect_ms_initial: Final = 100
+reconnect_ms_max: Final = 10_000
+
+# A client.
+request_timeout_s: Final = 30.0
+event_line_bytes_max: Final = 8 * MIB
+event_reconnects_max: Final = 8
+event_silence_s: Final = 60.0  # the engine sends a heartbeat more often than that
+result_wait_s: Final = 20.0  # in one request; a longer wait is made of several
+journal_page_records: Final = 1_000
+
+assert report_entries_max <= records_per_transition_max
+assert report_bytes_max + record_payload_bytes_max < stream_message_bytes_max
+assert value_bytes_max < record_payload_bytes_max
+assert reconnect_ms_initial <= reconnect_ms_max

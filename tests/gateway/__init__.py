@@ -1,0 +1,1 @@
+"""The gateway over real sockets, against a runtime that is faked with behaviour."""
