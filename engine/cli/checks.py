@@ -102,16 +102,17 @@ def check_settings(config: Path | None, flags: Mapping[str, object]) -> tuple[Ch
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder itself, or the one it would be made in."""
+    """The folder itself, or the one it would be made in, as far as this user can see."""
     path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    # Not Path.is_dir, which raises where this user may not look.
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))
 
 
 def check_data_dir(data_dir: Path) -> Check:
     shown = data_dir.absolute()
     folder = nearest_folder(data_dir)
     advice = "give --data-dir a directory that this user may write to"
-    if shown.exists() and not shown.is_dir():
+    if os.path.exists(shown) and not os.path.isdir(shown):
         return Check("data directory", "fail", f"{shown} is not a directory", advice)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return Check("data directory", "fail", f"{folder} may not be written to", advice)

@@ -63,9 +63,20 @@ def over_http(
     """Gives the command a client for the runtime at --url, and says so if none is there."""
 
     @click.option(
-        "--url", default=BASE_URL_DEFAULT, envvar="ENGINE_URL", show_default=True, metavar="URL"
+        "--url",
+        default=BASE_URL_DEFAULT,
+        envvar="ENGINE_URL",
+        show_default=True,
+        show_envvar=True,
+        help="Where the runtime is.",
     )
-    @click.option("--api-key", envvar="ENGINE_API_KEY", metavar="KEY", help="Begins with sk_.")
+    @click.option(
+        "--api-key",
+        metavar="KEY",
+        envvar="ENGINE_API_KEY",
+        show_envvar=True,
+        help="If it needs one (sk_...).",
+    )
     @functools.wraps(command)
     def reached(*args: Any, url: str, api_key: str | None, **named: Any) -> None:
         with Client(url, api_key=api_key) as client:

@@ -145,9 +145,10 @@ class AsgiExchange(Exchange):
     async def _next_message(self) -> Message:
         with trio.move_on_after(self._read_stall_s_max):
             message = await self._receive()
-            if message["type"] != "http.disconnect":
-                return message
-        raise Disconnected
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            return message
+        raise MalformedRequest("the body broke off; send it again")
 
     async def respond(self, response: Response) -> None:
         self._finish()

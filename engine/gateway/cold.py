@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import quart
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from engine.base.errors import EngineError
 from engine.gateway import routes
@@ -78,6 +78,8 @@ async def _refused_by_quart(error: HTTPException) -> quart.Response:
         return _as_quart(
             problem_response(BodyTooLarge(f"the body has more than {bytes_max} bytes"))
         )
+    if isinstance(error, RequestTimeout):
+        return _as_quart(problem_response(MalformedRequest("the body broke off; send it again")))
     return _as_quart(problem_response(MalformedRequest(f"the request is refused: {error}")))
 
 

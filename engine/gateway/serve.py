@@ -149,8 +149,6 @@ class _Resumed:
         self._scope = scope
         self._write_stall_s_max = write_stall_s_max
         self.socket = stream.socket
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
 
     async def send_all(self, data: bytes) -> None:
         # Hypercorn sends under a shield: without a bound of its own, a reader that does not read
@@ -181,6 +179,14 @@ class _Resumed:
             if not received:
                 self._end_soon()
         return received
+
+    async def send_eof(self) -> None:
+        self._end_soon()  # what follows may be cancelled by the application that is told of it
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        self._end_soon()
+        await self._stream.aclose()
 
     def _end_soon(self) -> None:
         self._scope.deadline = trio.current_time() + _AFTER_END_S

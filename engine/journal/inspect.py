@@ -7,14 +7,20 @@ reported with its file, and the rest is looked at all the same. What sound means
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from engine.base.errors import EngineError, InvalidSettings, MalformedRecord, StorageDamaged
+from engine.base.errors import (
+    EngineError,
+    InvalidSettings,
+    JournalBusy,
+    MalformedRecord,
+    StorageDamaged,
+)
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.base.limits import MIB
 from engine.ext.offsets import decode_record, record_key, split_key
@@ -42,7 +48,8 @@ from engine.model.records import RecordKind
 from engine.wire import journal as payloads
 
 # Beside a writer a file may vanish between two looks; after this many it is not that.
-_LOOKS_MAX: Final = 4
+_DAMAGED_LOOKS_MAX: Final = 4
+_LOOKS_MAX: Final = 50
 _PROBLEMS_MAX: Final = 100
 _CACHE_BYTES: Final = 8 * MIB
 
@@ -306,10 +313,14 @@ def _dumped(tenant: TenantId, pair: Pair) -> DumpedRecord:
 # ---- opening beside a writer ----
 
 
+class _Moved(Exception):
+    """The writer changed the catalogue while it was read."""
+
+
 @contextmanager
 def opened_to_read(path: Path) -> Iterator[tuple[Store | None, WalReport]]:
     """The store, and what its log files hold; None for a store that nothing was written to."""
-    store, wal = _settled(lambda: _open_to_read(path), path)
+    store, wal = _open_settled(path)
     try:
         yield store, wal
     finally:
@@ -317,29 +328,51 @@ def opened_to_read(path: Path) -> Iterator[tuple[Store | None, WalReport]]:
             store.close()
 
 
+def _open_settled(path: Path) -> tuple[Store | None, WalReport]:
+    """Look again for as long as it is the writer's doing; damage is still there at the last look."""
+    damages = 0
+    for _ in range(_LOOKS_MAX):
+        try:
+            return _open_to_read(path)
+        except (StorageDamaged, FileNotFoundError) as error:
+            damages += 1
+            if damages == _DAMAGED_LOOKS_MAX:
+                if isinstance(error, StorageDamaged):
+                    raise
+                raise damaged(path, f"a file vanished: {error.filename}") from error
+        except _Moved:
+            continue
+    raise JournalBusy(
+        f"{path} changes too quickly to be read beside its writer; look again when less is written",
+        path=str(path),
+    )
+
+
 def _open_to_read(path: Path) -> tuple[Store | None, WalReport]:
+    before = _catalogue_size(path)
     wal = check_wal(path)
-    if not (path / "CURRENT").exists():
+    if before is None:
         return None, wal
     # A cache of its own: copies of a table share their place in a cache, and what was read from a
     # good copy would hide the damage of a bad one.
     resources = StoreResources(block_cache_bytes=_CACHE_BYTES, write_buffer_bytes=_CACHE_BYTES)
-    return Store(path, resources, OpenMode.READ_ONLY), wal
+    store = Store(path, resources, OpenMode.READ_ONLY)
+    # RocksDB reads the catalogue and then looks for logs. Between the two a writer may put the
+    # records of a log into a table and delete the log; they would be missing, without a word.
+    if _catalogue_size(path) != before:
+        store.close()
+        raise _Moved
+    return store, wal
 
 
-def _settled(
-    look: Callable[[], tuple[Store | None, WalReport]], path: Path
-) -> tuple[Store | None, WalReport]:
-    """What `look` gives; damage counts only when it is still there at the last look."""
-    for _ in range(_LOOKS_MAX - 1):
-        try:
-            return look()
-        except (StorageDamaged, FileNotFoundError):
-            continue
+def _catalogue_size(path: Path) -> tuple[str, int] | None:
+    """Which catalogue is in force and how long it is; it only grows."""
     try:
-        return look()
-    except FileNotFoundError as error:
-        raise damaged(path, f"a file vanished: {error.filename}") from error
+        name = (path / "CURRENT").read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    catalogue = path / name
+    return name, catalogue.stat().st_size if catalogue.is_file() else 0
 
 
 def require_data_dir(data_dir: Path) -> None:

@@ -6,7 +6,8 @@ async with AsyncClient() as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -14,9 +15,10 @@ import anyio
 import httpx
 
 from engine.base.clock import Clock, system_clock
+from engine.base.errors import EngineError
 from engine.model.views import RunPage, RunView
 from engine.sdk import limits, requests
-from engine.sdk.client import BASE_URL_DEFAULT, Deadline, checked, lost, timeout_of, translated
+from engine.sdk.client import BASE_URL_DEFAULT, Deadline, lost, refusal_of, timeout_of, translated
 from engine.sdk.errors import ConnectionLost
 from engine.sdk.requests import AnyComponent, JournalRecord, Request, StartKeywords, StartOptions
 from engine.sdk.sse import Event, EventParser
@@ -133,12 +135,13 @@ class AsyncClient:
         failures = 0
         while True:
             try:
-                async for event in self._stream(requests.events(run_id, after)):
-                    failures = 0
-                    after = after if event.id is None else event.id
-                    yield event
-                    if event.is_last:
-                        return
+                # Read to its end, which is after the last event: a generator that is left in the
+                # middle stays open until it is collected.
+                async with aclosing(self._stream(requests.events(run_id, after))) as events:
+                    async for event in events:
+                        failures = 0
+                        after = after if event.id is None else event.id
+                        yield event
                 if (await self.get(run_id)).completed_ms:
                     return
             except ConnectionLost:
@@ -176,21 +179,27 @@ class AsyncClient:
             raise translated(error, self._http.base_url) from error
         return request.read(response.status_code, response.content)
 
-    async def _stream(self, request: Request[None]) -> AsyncIterator[Event]:
+    async def _stream(self, request: Request[None]) -> AsyncGenerator[Event, None]:
         parser = EventParser()
         try:
             async with self._http.stream(
                 request.method,
                 request.path,
-                headers=dict(request.headers),
+                headers={"accept-encoding": "identity", **request.headers},
                 timeout=httpx.Timeout(limits.request_timeout_s, read=limits.event_silence_s),
             ) as response:
                 if response.status_code != 200:
                     request.read(response.status_code, await response.aread())
                     return
-                async for data in response.aiter_bytes():
-                    for event in checked(parser.feed(data)):
-                        yield event
+                refusal: EngineError | None = None
+                async with aclosing(response.aiter_raw()) as pieces:
+                    async for data in pieces:
+                        for event in parser.feed(data):
+                            refusal = refusal or refusal_of(event)
+                            if refusal is None:
+                                yield event
+                if refusal is not None:
+                    raise refusal
         except httpx.HTTPError as error:
             raise lost(error, self._http.base_url) from error
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, Unpack
 import httpx
 
 from engine.base.clock import Clock, system_clock
+from engine.base.errors import EngineError
 from engine.model.views import RunPage, RunView
 from engine.sdk import limits, requests
 from engine.sdk.errors import ConnectionLost
@@ -152,8 +153,6 @@ class Client:
                     failures = 0
                     after = after if event.id is None else event.id
                     yield event
-                    if event.is_last:
-                        return
                 if self.get(run_id).completed_ms:
                     return
             except ConnectionLost:
@@ -199,14 +198,18 @@ class Client:
             with self._http.stream(
                 request.method,
                 request.path,
-                headers=dict(request.headers),
+                headers={"accept-encoding": "identity", **request.headers},
                 timeout=httpx.Timeout(limits.request_timeout_s, read=limits.event_silence_s),
             ) as response:
                 if response.status_code != 200:
                     request.read(response.status_code, response.read())
                     return
-                for data in response.iter_bytes():
-                    yield from checked(parser.feed(data))
+                for data in response.iter_raw():
+                    for event in parser.feed(data):
+                        refusal = refusal_of(event)
+                        if refusal is not None:
+                            raise refusal
+                        yield event
         except httpx.HTTPError as error:
             raise lost(error, self._http.base_url) from error
 
@@ -234,12 +237,11 @@ def timeout_of(request: Request[Any]) -> httpx.Timeout:
     return httpx.Timeout(limits.request_timeout_s, read=request.timeout_s)
 
 
-def checked(events: list[Event]) -> list[Event]:
+def refusal_of(event: Event) -> EngineError | None:
     """The engine says in the stream when it cannot go on."""
-    for event in events:
-        if event.name == "error":
-            raise error_of_problem(200, requests.as_json(event.data))
-    return events
+    if event.name != "error":
+        return None
+    return error_of_problem(200, requests.as_json(event.data))
 
 
 def translated(error: httpx.HTTPError, base_url: httpx.URL) -> ConnectionLost | TimeoutError:

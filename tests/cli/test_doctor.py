@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,10 @@ def test_a_runtime_without_workers(tmp_path: Path) -> None:
     assert components.advice == f"start one: engine worker MODULE --endpoint {runtime.grpc}"
 
 
-def test_a_failed_check_is_exit_code_1(tmp_path: Path, listener: socket.socket) -> None:
+def test_a_failed_check_is_exit_code_1(
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "HTTP_TIMEOUT_S", 0.2)
     ports = ("--http", str(address_of(listener)), "--grpc", str(free_address()))
     found = diagnose(*ports, "--data-dir", str(tmp_path), exit_code=1)
     assert found["http"].verdict == "fail"
@@ -187,17 +191,46 @@ def test_data_directory(tmp_path: Path) -> None:
     assert "'99'" in check.found
 
 
-def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
-    folder = tmp_path / "theirs"
-    folder.mkdir(mode=0o555)
-    if os.geteuid() == 0:
-        process_id = os.fork()
-        if process_id == 0:  # root may write everywhere
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """One that every user finds, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_a_directory_of_somebody_else(public_folder: Path) -> None:
+    """Seen by a user who may not write to the one, and not even look into the other."""
+    theirs, hidden = public_folder / "theirs", public_folder / "hidden"
+    theirs.mkdir()
+    (hidden / "data").mkdir(parents=True)
+    theirs.chmod(0o555)
+    hidden.chmod(0o000)
+
+    def see() -> bool:
+        for folder in (theirs, theirs / "data", hidden / "data"):
+            check = checks.check_data_dir(folder)
+            assert check.verdict == "fail", check
+            assert checks.holder_of(checks.lock_path(folder)) is None
+        return True
+
+    try:
+        assert as_nobody(see) if os.geteuid() == 0 else see()
+    finally:
+        hidden.chmod(0o700)
+
+
+def as_nobody(see: Callable[[], bool]) -> bool:
+    """Root may do everything, so a fork of it gives that up and looks."""
+    process_id = os.fork()
+    if process_id == 0:
+        exit_code = 1
+        try:
             os.setuid(NOBODY)
-            os._exit(checks.check_data_dir(folder).verdict == "fail")
-        assert os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) == 1
-    else:
-        assert checks.check_data_dir(folder / "data").verdict == "fail"
+            exit_code = 0 if see() else 1
+        finally:
+            os._exit(exit_code)
+    return os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) == 0
 
 
 def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from engine.cli import runs
 from engine.cli.main import engine
 from engine.model.views import RunPage
 from engine.sdk import Client, Event, RunFailed
@@ -156,6 +157,15 @@ def test_ls_filters(runtime: Running, client: Client) -> None:
         runtime, "ls", "--failed"
     )
     assert said(runtime, "ls", "--component", "nothing") == "no runs\n"
+
+
+def test_ls_shows_as_many_as_are_asked_for(
+    runtime: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = [start(client, "greet", "Ann") for _ in range(5)]
+    monkeypatch.setattr(runs, "PAGE_RUNS_MAX", 2)
+    found = said_json(runtime, "ls", "--limit", "5")["runs"]
+    assert [view["run_id"] for view in found] == started[::-1]
 
 
 @pytest.mark.parametrize("since", ["yesterday", "7", "-3d", "2026-13-01"])

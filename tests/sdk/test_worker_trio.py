@@ -72,9 +72,10 @@ def play(scene: Scene | None, prepare: Callable[[FakeCoordinator], None] = lambd
             try:
                 if scene is not None:
                     await scene(coordinator, made[0])
-                    made[0].drain()
-                    made[0].drain()
             finally:
+                if scene is not None:
+                    made[0].drain()
+                    made[0].drain()
                 await asyncio.to_thread(over.wait)
 
     def run_coordinator() -> None:
