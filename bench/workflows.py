@@ -299,7 +299,6 @@ def _waiting(stage: Stage, count: int) -> dict[str, Any]:
     stage.load("batch", component="waiting", count=count)
     stage.load("until_waiting", component="waiting", count=count)
     took_s = time.perf_counter() - began
-    stage.load("count_status", component="waiting", status="WAITING")
     return {
         "waiting_200k_rss_mb": round(stage.runtime.rss_mb, 1),
         "waiting_count": count,

@@ -114,9 +114,6 @@ stream_refusal_characters_max: Final = 4_000
 stream_busy_retries_max: Final = 1_500
 stream_busy_retry_ms: Final = 20
 
-# WAL scan: a record longer than this cannot have been written by this engine.
-wal_report_regions_max: Final = 100
-
 assert batch_bytes_max >= record_payload_bytes_max, "one record must fit a batch"
 assert pending_bytes_max >= batch_bytes_max
 assert pending_records_max >= records_per_transition_max >= batch_records_max

@@ -17,7 +17,14 @@ import trio
 from engine.base.errors import EngineError
 from engine.gateway import routes
 from engine.gateway.door import Door, failure
-from engine.gateway.exchange import Disconnected, Exchange, Header, Response, header_map
+from engine.gateway.exchange import (
+    NO_CONTENT,
+    Disconnected,
+    Exchange,
+    Header,
+    Response,
+    header_map,
+)
 from engine.gateway.plain import PlainExchange
 from engine.gateway.problems import BodyTooLarge, MalformedRequest, problem_response
 
@@ -152,8 +159,8 @@ class AsgiExchange(Exchange):
 
     async def respond(self, response: Response) -> None:
         self._finish()
-        headers = [(b"content-type", response.content_type), *response.headers]
-        if response.status != 204:
+        headers = [*response.all_headers()]
+        if response.status != NO_CONTENT:
             headers.append((b"content-length", b"%d" % len(response.body)))
         await self._start(response.status, headers)
         await self._send({"type": "http.response.body", "body": response.body})

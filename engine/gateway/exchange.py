@@ -14,6 +14,7 @@ import msgspec
 
 Header = tuple[bytes, bytes]
 
+NO_CONTENT: Final = 204
 JSON_TYPE: Final = b"application/json"
 NDJSON_TYPE: Final = b"application/x-ndjson"
 EVENT_STREAM_TYPE: Final = b"text/event-stream"
@@ -37,6 +38,11 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
     content_type: bytes = JSON_TYPE
     headers: tuple[Header, ...] = ()
+
+    def all_headers(self) -> tuple[Header, ...]:
+        if self.status == NO_CONTENT:
+            return self.headers
+        return ((b"content-type", self.content_type), *self.headers)
 
 
 class Exchange(abc.ABC):

@@ -10,7 +10,7 @@ import math
 import trio
 
 from engine.base.errors import InvalidInput
-from engine.base.ids import run_id_text
+from engine.base.ids import parse_run_id, run_id_text
 from engine.base.limits import key_length_max
 from engine.gateway import answers, reading, shapes
 from engine.gateway.door import Door
@@ -38,13 +38,13 @@ async def submit(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 async def status(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
     context = door.admit(exchange.headers, exchange.peer)
     reading.typed_query(shapes.NoQuery, exchange.query)
-    view = await door.handle.get_run(context, reading.run_named(parameters[0]))
+    view = await door.handle.get_run(context, parse_run_id(parameters[0]))
     return answers.json_response(shapes.StatusAnswer(run_id=view.run_id, status=view.status))
 
 
 async def result(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
     context = door.admit(exchange.headers, exchange.peer)
-    run_id = reading.run_named(parameters[0])
+    run_id = parse_run_id(parameters[0])
     wait_s = _wait_s(door, exchange.query)
     if wait_s == 0:
         view = await door.handle.get_run(context, run_id)
@@ -59,7 +59,7 @@ async def result(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 
 async def signal(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
     context = door.admit(exchange.headers, exchange.peer)
-    run_id, name = reading.run_named(parameters[0]), parameters[1]
+    run_id, name = parse_run_id(parameters[0]), parameters[1]
     if not 0 < len(name) <= key_length_max:
         raise InvalidInput(f"a signal's name has 1 to {key_length_max} characters", field="name")
     signal_id = reading.idempotency_key(exchange.headers)

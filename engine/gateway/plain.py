@@ -323,11 +323,7 @@ class PlainExchange(Exchange):
             )
 
     async def respond(self, response: Response) -> None:
-        await self.respond_raw(
-            response.status,
-            ((b"content-type", response.content_type), *response.headers),
-            response.body,
-        )
+        await self.respond_raw(response.status, response.all_headers(), response.body)
 
     async def respond_raw(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         if status in _NO_BODY:

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from engine.base.errors import InvalidInput
-from engine.base.ids import RunId, parse_run_id
 from engine.base.limits import idempotency_key_bytes_max, key_length_max
 from engine.gateway.problems import MalformedJson, MalformedRequest
 from engine.gateway.settings import query_parameters_max, tag_bytes_max, tags_max
@@ -93,10 +92,6 @@ def pairs_of(query: str) -> dict[str, str]:
     if len(found) != len(pairs):
         raise MalformedRequest("a query parameter is given twice; give it once", field="query")
     return found
-
-
-def run_named(text: str) -> RunId:
-    return parse_run_id(text)
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:

@@ -14,10 +14,17 @@ from typing import Final
 import trio
 
 from engine.base.errors import EngineError
-from engine.base.ids import RunId, run_id_text
+from engine.base.ids import RunId, parse_run_id, run_id_text
 from engine.gateway import answers, reading, shapes
 from engine.gateway.door import Door
-from engine.gateway.exchange import EVENT_STREAM_TYPE, Disconnected, Exchange, Header, Response
+from engine.gateway.exchange import (
+    EVENT_STREAM_TYPE,
+    NO_CONTENT,
+    Disconnected,
+    Exchange,
+    Header,
+    Response,
+)
 from engine.gateway.hot import read_start
 from engine.gateway.problems import problem_bytes
 from engine.gateway.starting import start
@@ -44,14 +51,14 @@ async def stream(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 
 async def events(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response | None:
     context = door.admit(exchange.headers, exchange.peer)
-    run_id = reading.run_named(parameters[0])
+    run_id = parse_run_id(parameters[0])
     query = reading.typed_query(shapes.EventsQuery, exchange.query)
     after = reading.event_offset(exchange.headers.get("last-event-id"), query.after)
     if after is not None:
         # A browser connects again whenever a stream ends; 204 is what makes it stop.
         view = await door.handle.get_run(context, run_id)
         if answers.is_terminal(view) and after >= view.next_offset - 1:
-            return Response(b"", status=204)
+            return Response(b"", status=NO_CONTENT)
     with door.waiting(context):
         await _follow(door, exchange, context, run_id, after)
     return None

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.base.ids import deployment_id, project_id, run_id_text, tenant_id
+from engine.base.ids import deployment_id, parse_run_id, project_id, run_id_text, tenant_id
 from engine.gateway import answers, reading, shapes, webhooks
 from engine.gateway.door import Door
 from engine.gateway.exchange import Response
@@ -83,12 +83,12 @@ async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Respon
 
 async def get_run(door: Door, context: RequestContext, asked: Asked) -> Response:
     reading.typed_query(shapes.NoQuery, asked.query)
-    run_id = reading.run_named(asked.parameters[0])
+    run_id = parse_run_id(asked.parameters[0])
     return answers.json_response(await door.handle.get_run(context, run_id))
 
 
 async def journal(door: Door, context: RequestContext, asked: Asked) -> Response:
-    run_id = reading.run_named(asked.parameters[0])
+    run_id = parse_run_id(asked.parameters[0])
     query = reading.typed_query(shapes.JournalQuery, asked.query)
     entries = await door.handle.read_journal(context, run_id, query.from_offset, query.limit)
     next_offset = entries[-1].offset + 1 if entries else query.from_offset
@@ -100,20 +100,20 @@ async def journal(door: Door, context: RequestContext, asked: Asked) -> Response
 
 
 async def why(door: Door, context: RequestContext, asked: Asked) -> Response:
-    run_id = reading.run_named(asked.parameters[0])
+    run_id = parse_run_id(asked.parameters[0])
     sentence = await door.handle.why(context, run_id)
     return answers.json_response(shapes.WhyAnswer(run_id=run_id_text(run_id), why=sentence))
 
 
 async def cancel(door: Door, context: RequestContext, asked: Asked) -> Response:
-    run_id = reading.run_named(asked.parameters[0])
+    run_id = parse_run_id(asked.parameters[0])
     body = reading.typed_json(_CANCEL, asked.body) if asked.body else shapes.CancelBody()
     await door.handle.cancel(context, run_id, body.reason)
     return answers.done_response(run_id_text(run_id), b"cancelled")
 
 
 async def resolve_wait(door: Door, context: RequestContext, asked: Asked) -> Response:
-    run_id = reading.run_named(asked.parameters[0])
+    run_id = parse_run_id(asked.parameters[0])
     value = reading.checked_json(asked.body)
     await door.handle.resolve_wait(context, run_id, asked.parameters[1], value)
     return answers.done_response(run_id_text(run_id), b"resolved")

@@ -37,10 +37,11 @@ def is_stall(error: BaseException) -> bool:
 
 
 def way_out(place: Path) -> str:
-    tenant = place.parent.name.removeprefix("tenant=")
+    name = place.parent.name
+    which = name.removeprefix("tenant=") if name.startswith("tenant=") else "--system"
     return (
         "Restore a backup with `engine journal restore`, or keep what can still be read with "
-        f"`engine journal salvage {tenant}`; `engine journal verify` lists every damaged place"
+        f"`engine journal salvage {which}`; `engine journal verify` lists every damaged place"
     )
 
 

@@ -329,7 +329,7 @@ def opened_to_read(path: Path) -> Iterator[tuple[Store | None, WalReport]]:
 
 
 def _open_settled(path: Path) -> tuple[Store | None, WalReport]:
-    """Look again for as long as it is the writer's doing; damage is still there at the last look."""
+    """Look again while it is the writer's doing; damage is still there at the last look."""
     damages = 0
     for _ in range(_LOOKS_MAX):
         try:

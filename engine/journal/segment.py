@@ -67,6 +67,7 @@ class Segment:
         expected: int | None = None,
     ) -> int:
         """Append one record and wait until it is durable; its offset."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         committer = self._tenant.committer
         await self._tenant.wait_until_writable()
         offset = committer.pending.append(
@@ -101,6 +102,7 @@ class Segment:
         expected: int | None = None,
     ) -> int:
         """Append a transition, whole or not at all, and wait; the first record's offset."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         await self._tenant.wait_until_writable(len(records))
         first = self._put_transition(
             records, rows, (), expected, waiter=trio.lowlevel.current_task()

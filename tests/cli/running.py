@@ -64,7 +64,7 @@ def running(module: str | None, data_dir: Path) -> Iterator[Running]:
 
 def _addresses(said: IO[str]) -> tuple[str, str]:
     found: list[str] = []
-    lines = []
+    lines: list[str] = []
     while len(found) < 2:
         line = said.readline()
         assert line, "".join(lines)

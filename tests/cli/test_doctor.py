@@ -24,6 +24,7 @@ from engine.cli.doctor import Check, Diagnosis, check_extensions, check_python
 from engine.cli.main import engine
 from engine.config.settings import ApiKey, AuthSettings, Settings
 from engine.coordinator.server import Address
+from engine.journal.layout import lock_path
 from tests.cli.running import PROGRAM, ROOT, Running, running
 
 NOBODY = 65_534  # a user who owns nothing
@@ -211,7 +212,7 @@ def test_a_directory_of_somebody_else(public_folder: Path) -> None:
         for folder in (theirs, theirs / "data", hidden / "data"):
             check = checks.check_data_dir(folder)
             assert check.verdict == "fail", check
-            assert checks.holder_of(checks.lock_path(folder)) is None
+            assert checks.holder_of(lock_path(folder)) is None
         return True
 
     try:
@@ -282,7 +283,7 @@ def test_holder(tmp_path: Path) -> None:
     assert checks.check_holder(tmp_path, is_up=False).found == "nobody"
     elsewhere = checks.check_holder(tmp_path, is_up=True)
     assert elsewhere.verdict == "warn"
-    with checks.lock_path(tmp_path).open("w") as lock:
+    with lock_path(tmp_path).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("process 1 (engine serve)\n")
         lock.flush()

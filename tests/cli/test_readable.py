@@ -1,4 +1,4 @@
-"""Runs, records and events in words."""
+"""Runs, records and events in words: what a terminal shows of them, kind by kind."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
+import click
 import pytest
 
 from engine.sdk import Client
@@ -105,8 +106,8 @@ def test_approval_main_asks_in_the_terminal(
         asked.append(question)
         return answers[len(asked) - 1]
 
-    monkeypatch.setattr(approval.click, "confirm", answer)
-    monkeypatch.setattr(approval.click, "prompt", answer)
+    monkeypatch.setattr(click, "confirm", answer)
+    monkeypatch.setattr(click, "prompt", answer)
     approval.main(client)
     assert asked == said
     assert capsys.readouterr().out.startswith(outcome)

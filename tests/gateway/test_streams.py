@@ -92,6 +92,7 @@ async def test_a_reader_that_has_everything_is_told_to_stop(
     async with connect() as client:
         answer = await client.get(f"/v1/runs/{run_id}/events", Last_Event_ID="1")
         assert (answer.status, answer.body) == (204, b"")
+        assert not {"content-type", "content-length", "transfer-encoding"} & set(answer.headers)
         answer = await client.get(f"/v1/runs/{run_id}/events", Last_Event_ID="0")
         assert answer.body.startswith(b"id: 1\nevent: run.completed\n")
         answer = await client.get(f"/v1/runs/{run_id}/events", Last_Event_ID="")

@@ -238,6 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def handle_error(self, *args: Any) -> None:
+        """A client that did not wait for its answer."""
+
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # without looking up the host's name
 
