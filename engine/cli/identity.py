@@ -5,8 +5,10 @@ Keys are compared by their digest, so that how long a comparison takes says noth
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
+import urllib.parse
 from collections.abc import Mapping
 
 from engine.base.errors import Unauthorized
@@ -25,7 +27,8 @@ class Identity:
 
     def of_request(self, headers: Mapping[str, str], peer: str | None) -> RequestContext:
         given = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
-        return self._of(given, is_local=peer is not None and _is_loopback(peer))
+        is_local = peer is not None and _is_loopback(peer) and not _is_of_a_page(headers)
+        return self._of(given, is_local=is_local)
 
     def of_worker(self, token: str, peer: Peer) -> TenantId:
         return self._of(token, is_local=peer.is_loopback).tenant_id
@@ -47,6 +50,14 @@ class Identity:
         return found
 
 
+def _is_of_a_page(headers: Mapping[str, str]) -> bool:
+    """Any web page that is open on this machine can make its browser ask us. Without keys the
+    browser's word for where the page came from is all that tells it from the user."""
+    origin = headers.get("origin", "")
+    host = urllib.parse.urlsplit(origin).hostname or ""
+    return bool(origin) and host != "localhost" and not _is_loopback(host)
+
+
 def _context(key: ApiKey) -> RequestContext:
     return RequestContext(
         tenant_id(key.tenant_id), project_id(key.project_id), AuthMode.API_KEY, key.user_id
@@ -62,6 +73,7 @@ def _bearer(header: str) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
+@functools.lru_cache(maxsize=1_024)
 def _is_loopback(peer: str) -> bool:
     try:
         return ipaddress.ip_address(peer.partition("%")[0]).is_loopback

@@ -3,6 +3,7 @@ order. Everything that is long-lived in the process is owned here."""
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from engine.gateway.settings import GatewaySettings
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
 
+_STOP_SLACK_S = 1.0
+
 
 class Runtime(msgspec.Struct, frozen=True):
     """A runtime that is up: where it listens."""
@@ -37,8 +40,9 @@ async def run_runtime(
     pending is committed."""
     gateway_settings = _gateway_settings(settings)
     identity = Identity(settings.auth)
-    stop = trio.Event()
+    stop, gateway_ended = trio.Event(), trio.Event()
     async with open_engine(Path(settings.data_dir), settings.journal) as engine:
+        _spare_the_collector()
         handle = Handle(engine)
         coordinator = Coordinator(handle, identity.of_worker, settings=settings.coordinator)
         async with trio.open_nursery() as nursery:
@@ -61,6 +65,7 @@ async def run_runtime(
                     stop=stop,
                     task_status=task_status,
                 )
+                gateway_ended.set()
 
             http: tuple[str, int] = await nursery.start(serve_http)
             await on_ready(
@@ -70,6 +75,14 @@ async def run_runtime(
             with trio.move_on_after(gateway_settings.graceful_stop_s):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
+
+
+def _spare_the_collector() -> None:
+    """What has been loaded and recovered stays; looking through it again and again for garbage
+    took a fifth of the time of a batch of starts."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _gateway_settings(settings: Settings) -> GatewaySettings:

@@ -205,16 +205,17 @@ def _child_ended(state: RunState, command: ChildEnded, now_ms: int) -> Decision:
         error=command.error,
     )
     decision = Decision([Entry(RecordKind.CHILD_FINISHED, finished)])
-    for wait in state.waits.values():
-        if wait.kind == WaitKind.CHILD and wait.position == command.position:
-            resolve(
-                state,
-                decision,
-                wait,
-                WaitOutcome.CHILD_FINISHED,
-                value=command.output,
-                error=command.error,
-            )
+    # Its wait has its position for a name, so that a parent of thousands is not searched for each.
+    wait = state.waits.get(str(command.position))
+    if wait is not None and wait.kind == WaitKind.CHILD:
+        resolve(
+            state,
+            decision,
+            wait,
+            WaitOutcome.CHILD_FINISHED,
+            value=command.output,
+            error=command.error,
+        )
     return decision
 
 

@@ -86,6 +86,9 @@ class RunEvents:
             )
             for record in records:
                 self._next_offset = record.offset + 1
+                if record.kind in _ENDINGS:
+                    for event in listener.take():
+                        yield event
                 yield _event(self._run, record, kind)
                 if record.kind in _ENDINGS:
                     return

@@ -27,8 +27,11 @@ traceback_characters_max: Final = 16_000
 step_name_length_max: Final = 256
 
 # How long a run with nothing to do stays with the worker before it parks, where what it waits for
-# is likely to come soon: a child run, or a timer that is due within this time.
+# is likely to come soon: a child run, or a timer that is due within this time. A thousand children
+# take longer to come in than one, and parking is dearer with them.
 park_linger_ms: Final = 200
+park_linger_per_child_ms: Final = 1
+park_linger_ms_max: Final = 10_000
 
 # What is packed into one message of the stream, and how much may wait to be sent before the worker
 # stops reading.
@@ -56,4 +59,5 @@ journal_page_records: Final = 1_000
 assert report_entries_max <= records_per_transition_max
 assert report_bytes_max + record_payload_bytes_max < stream_message_bytes_max
 assert value_bytes_max < record_payload_bytes_max
+assert park_linger_ms <= park_linger_ms_max
 assert reconnect_ms_initial <= reconnect_ms_max

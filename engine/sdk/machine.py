@@ -38,10 +38,9 @@ from engine.model.payloads import (
     RunCompleted,
     RunFailed,
     WaitCreated,
-    WaitKind,
 )
 from engine.sdk import entries as entry_of
-from engine.sdk import limits, records
+from engine.sdk import records
 from engine.sdk.entries import StepTry
 from engine.sdk.history import Entry, History, Recorded, Tries, resume_of
 from engine.sdk.operations import (
@@ -55,6 +54,7 @@ from engine.sdk.operations import (
     Step,
     Wait,
 )
+from engine.sdk.parking import Parking
 from engine.sdk.reports import Report, ReportQueue
 
 
@@ -113,6 +113,7 @@ class Machine:
         self._held: deque[int] = deque()
         self._running: set[int] = set()
         self._open: dict[int, _Slot] = {}
+        self._parking = Parking()
         self._moved = True
         self._moved_ms = 0
         # What the code knows came from these entries: none of them may be lost any more when
@@ -181,6 +182,7 @@ class Machine:
             self._held.append(position)
         elif slot.phase is Phase.OPEN:
             self._open[position] = slot
+            self._parking.opened(position, operation, slot.due_ms)
         return position
 
     def change_state(self, change: ChangeState) -> tuple[bytes | None, int]:
@@ -199,7 +201,7 @@ class Machine:
         was_running = slot.phase is Phase.BEGUN
         slot.phase = Phase.ABANDONED
         self._running.discard(position)
-        self._open.pop(position, None)
+        self._close(position)
         return was_running
 
     def complete(self, output: bytes) -> None:
@@ -298,7 +300,7 @@ class Machine:
                 self._not_asked(resume, strict=is_replay)
             elif slot.phase not in (Phase.RESUMED, Phase.ABANDONED):
                 slot.phase = Phase.RESUMED
-                self._open.pop(resume.position, None)
+                self._close(resume.position)
                 self.now_us = max(self.now_us, resume.now_us)
                 self._moved = True
                 return resume
@@ -395,6 +397,11 @@ class Machine:
             self._reports.add(entry)
         slot.is_announced = True
 
+    def _close(self, position: int) -> None:
+        slot = self._open.pop(position, None)
+        if slot is not None:
+            self._parking.closed(position, slot.operation)
+
     def _has_default(self, position: int) -> bool:
         slot = self._slots.get(position)
         wait = slot.operation if slot is not None else None
@@ -431,7 +438,7 @@ class Machine:
                 )
             )
             return None
-        stay_ms = self._stay_ms(now_ms)
+        stay_ms = self._parking.stay_ms(self._moved_ms, now_ms)
         if stay_ms > 0:
             return stay_ms
         for position, slot in self._open.items():
@@ -442,21 +449,6 @@ class Machine:
         self.parked = True
         self._over_at = self._reports.added
         return None
-
-    def _stay_ms(self, now_ms: int) -> int:
-        """Parking and coming back costs a dispatch and a replay: not for what is about to come."""
-        stay_ms = 0
-        for slot in self._open.values():
-            match slot.operation:
-                case Child():
-                    stay_ms = max(stay_ms, self._moved_ms + limits.park_linger_ms - now_ms)
-                case Wait(kind=WaitKind.TIMER):
-                    due_in_ms = slot.due_ms - now_ms
-                    if due_in_ms <= limits.park_linger_ms:
-                        stay_ms = max(stay_ms, due_in_ms + limits.park_linger_ms)
-                case _:
-                    pass
-        return stay_ms
 
     def _not_asked(self, resume: Resume, *, strict: bool) -> None:
         recorded = self._history.recorded.get(resume.position)

@@ -148,7 +148,7 @@ def test_a_short_sleep_that_does_not_end_parks_after_all() -> None:
 def test_child_runs_are_waited_for_as_long_as_they_come_in() -> None:
     play = Play()
     play.ask(Child("a", ChildMode.JOIN), Child("b", ChildMode.JOIN))
-    assert play.settle() == ["report 1: CHILD_STARTED 1, CHILD_STARTED 2", "look again in 200 ms"]
+    assert play.settle() == ["report 1: CHILD_STARTED 1, CHILD_STARTED 2", "look again in 201 ms"]
     play.now_ms += 150
     play.child_ends(1, "a")
     assert play.resumes() == ['1 gave "a"']
@@ -159,12 +159,31 @@ def test_child_runs_are_waited_for_as_long_as_they_come_in() -> None:
     assert play.settle() == ["report 2: WAIT_CREATED 2 parks"]
 
 
+def test_many_children_are_given_more_time() -> None:
+    play = Play()
+    play.ask(*(Child("a", ChildMode.JOIN) for _ in range(1_000)))
+    assert play.settle()[-1] == "look again in 1199 ms"
+    play.now_ms += 1_000
+    play.child_ends(7, "a")
+    play.resumes()
+    assert play.settle() == ["look again in 1198 ms"]
+    play.ask(*(Child("a", ChildMode.JOIN) for _ in range(20_000)))
+    assert play.settle()[-1] == "look again in 10000 ms"
+
+
+def test_an_abandoned_child_is_not_waited_for() -> None:
+    play = Play()
+    play.ask(Child("a", ChildMode.JOIN), signal_go)
+    play.machine.abandon(1)
+    assert play.settle() == ["report 1: CHILD_STARTED 1, WAIT_CREATED 2 parks"]
+
+
 def test_a_parked_run_waits_for_each_of_its_children() -> None:
     """Whichever ends first wakes it: the code may have been waiting for just that one."""
     play = Play()
     play.ask(Child("a", ChildMode.JOIN), Child("b", ChildMode.JOIN), signal_go)
     play.settle()
-    play.now_ms += 200
+    play.now_ms += 201
     assert play.settle() == ["report 2: WAIT_CREATED 1, WAIT_CREATED 2, WAIT_CREATED 3 parks"]
     kinds = [wait.kind for wait in waits(play)]
     assert kinds == [WaitKind.SIGNAL, WaitKind.CHILD, WaitKind.CHILD, WaitKind.SIGNAL]
