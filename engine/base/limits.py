@@ -28,9 +28,9 @@ read_page_bytes_max: Final = 16 * MIB
 
 # Group commit: what may wait for the disk, and what one fsync may carry. A commit takes at most
 # one batch's records; the rest goes with the next, which fills while the first is under way.
-batch_records_max: Final = 512
+batch_records_max: Final = 1_024
 batch_bytes_max: Final = 8 * MIB
-batch_waiters_max: Final = 256
+batch_waiters_max: Final = 1_024
 pending_records_max: Final = 100_000
 pending_bytes_max: Final = 256 * MIB
 
