@@ -1,7 +1,9 @@
 """The client for asyncio and Trio. `client.py` has the same methods, and says what each does.
 
-async with AsyncClient() as client:
-    receipt = await client.run("checkout", {"items": ["book"]})
+    async with AsyncClient() as client:
+        receipt = await client.run("checkout", {"items": ["book"]})
+
+Sends the same requests (`requests.py`); knows nothing of how an answer is read.
 """
 
 from __future__ import annotations

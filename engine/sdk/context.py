@@ -65,13 +65,16 @@ class Run(Protocol):
 class Context(WithFacts):
     """The first argument of a workflow.
 
-    @workflow
-    async def onboarding(ctx: Context, email: str) -> str:
-        account = await ctx.step(create_account, email)
-        await ctx.sleep(timedelta(days=1))
-        if await ctx.wait_for_user(f"Activate {email}?", input_type="approval"):
-            await ctx.step(activate, account)
-        return account
+        @workflow
+        async def onboarding(ctx: Context, email: str) -> str:
+            account = await ctx.step(create_account, email)
+            await ctx.sleep(timedelta(days=1))
+            if await ctx.wait_for_user(f"Activate {email}?", input_type="approval"):
+                await ctx.step(activate, account)
+            return account
+
+    Between its operations a workflow only computes: whatever reads or changes the world is a step,
+    and asyncio's own sleeping and networking are refused with what to use instead.
     """
 
     def __init__(self, run: Run) -> None:
@@ -173,8 +176,10 @@ class Context(WithFacts):
     ) -> list[Any] | dict[str, Any]:
         """Like `parallel`, and by name:
 
-        found = await ctx.gather(user=ctx.step(load_user), cart=ctx.step(load_cart))
-        found["cart"]
+            found = await ctx.gather(user=ctx.step(load_user), cart=ctx.step(load_cart))
+            found["cart"]
+
+        Given in order, the results are a list; given by name, a dict.
         """
         if given and named:
             raise TypeError("ctx.gather takes its branches in order or by name, not both")

@@ -7,7 +7,7 @@ run: a job is started, and its end is told.
 from __future__ import annotations
 
 import asyncio
-import functools
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class Timer(Protocol):
 class Host(Protocol):
     def schedule(self) -> None:
         """Have `turn` called soon, once for all that ask until then."""
+
+    def hurry(self) -> None:
+        """A turn that was asked for may be taken at once: nothing more comes in just now."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer: ...
 
@@ -48,7 +51,7 @@ class AsyncioHost:
         self._turn = turn
         self._is_scheduled = False
         self._is_closed = False
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._threads = StepThreads(threads_max)
 
     def close(self) -> None:
@@ -60,9 +63,14 @@ class AsyncioHost:
             self._is_scheduled = True
             self._loop.call_soon(self._take_turn)
 
+    def hurry(self) -> None:
+        # From 3.14 on a task cannot step another loop's task; the turn comes by itself then.
+        if sys.version_info < (3, 14):
+            self._take_turn()
+
     def _take_turn(self) -> None:
-        self._is_scheduled = False
-        if not self._is_closed:
+        if self._is_scheduled and not self._is_closed:
+            self._is_scheduled = False
             self._turn()
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
@@ -78,10 +86,15 @@ class AsyncioHost:
         if not job.is_async:
             self._start_thread(job, done)
             return
-        task = self._loop.create_task(job.run(_within, _is_stop(job)))
+        task = self._loop.create_task(self._run(job, done))
         self._tasks.add(task)
         job.stop = task.cancel
-        task.add_done_callback(functools.partial(self._ended, job, done))
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, job: Job, done: Done) -> None:
+        await job.run(_within, _is_stop)
+        if not job.is_stopped:
+            done(job)
 
     def _start_thread(self, job: Job, done: Done) -> None:
         """The thread itself cannot be interrupted; too late, its end is not waited for."""
@@ -103,12 +116,6 @@ class AsyncioHost:
             timer = self._loop.call_later(job.timeout_s, time_out)
         self._threads.run(job.run_blocking, ended)
 
-    def _ended(self, job: Job, done: Done, task: asyncio.Future[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and not job.is_stopped:
-            task.result()
-            done(job)
-
 
 async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
     limit = asyncio.timeout(timeout_s)
@@ -121,8 +128,5 @@ async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
         raise
 
 
-def _is_stop(job: Job) -> Callable[[BaseException], bool]:
-    def is_stop(error: BaseException) -> bool:
-        return job.is_stopped and isinstance(error, asyncio.CancelledError)
-
-    return is_stop
+def _is_stop(job: Job, error: BaseException) -> bool:
+    return job.is_stopped and isinstance(error, asyncio.CancelledError)

@@ -17,7 +17,7 @@ from engine.sdk.step_context import StepContext
 # Runs a call that may take so long; raises StepTimedOut if it takes longer.
 Within = Callable[[float, Awaitable[Any]], Awaitable[Any]]
 # Whether an exception is the host's way to stop the job, and must go on.
-IsStop = Callable[[BaseException], bool]
+IsStop = Callable[["Job", BaseException], bool]
 
 _NO_NAMES: Final[dict[str, Any]] = {}
 
@@ -87,8 +87,8 @@ class Job:
             call = self.function(*self.arguments, **self.named)
             value = await (call if self.timeout_s is None else within(self.timeout_s, call))
             self._returned(value)
-        except BaseException as error:  # - it is the outcome, whatever it is
-            if is_stop(error):
+        except BaseException as error:
+            if is_stop(self, error):
                 raise
             self._raised(error)
 

@@ -118,6 +118,7 @@ class Session:
                     run.deliver(frame[3])
             else:
                 self._cold(frame[1], frame[2])
+        self.host.hurry()
 
     def turn(self) -> None:
         """Every run that was touched does what follows from it."""

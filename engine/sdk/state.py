@@ -21,9 +21,14 @@ _SCOPES: Final = {scope.name.lower(): scope for scope in StateScope}
 
 
 class State:
-    """count = await ctx.state.get("count", 0)
-    await ctx.state.set("count", count + 1)
-    await ctx.state.delete("count")
+    """Of a workflow, as `ctx.state`:
+
+        count = await ctx.state.get("count", 0)
+        await ctx.state.set("count", count + 1)
+        await ctx.state.delete("count")
+
+    A value has a revision, which counts its changes. `scope` is "run" until the runtime can keep
+    the state of sessions, users and entities.
     """
 
     def __init__(self, change: Change) -> None:

@@ -30,12 +30,14 @@ _log: Final = logging.getLogger("engine.run")
 class StepContext(WithFacts):
     """`ctx` of a function, where it asks for one by a first parameter of that name.
 
-    @function
-    async def summarize(ctx: StepContext, text: str) -> str:
-        async for piece in model.stream(text):
-            ctx.emit("output.delta", piece)
-        ctx.usage(model="small", tokens_in=1_200, tokens_out=80)
-        return ...
+        @function
+        async def summarize(ctx: StepContext, text: str) -> str:
+            async for piece in model.stream(text):
+                ctx.emit("output.delta", piece)
+            ctx.usage(model="small", tokens_in=1_200, tokens_out=80)
+            return ...
+
+    The same function gets one whether it is a step of a workflow or a run of its own.
     """
 
     def __init__(

@@ -48,6 +48,9 @@ class TrioHost:
     def schedule(self) -> None:
         self._wanted.set()
 
+    def hurry(self) -> None:
+        """Not here: a turn is taken in its own task."""
+
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         return self._loop.call_later(delay_s, callback)
 
@@ -89,7 +92,7 @@ async def _within(timeout_s: float, call: Awaitable[Any]) -> Any:
     raise StepTimedOut(f"the step took longer than {timeout_s:g} s")
 
 
-def _is_stop(error: BaseException) -> bool:
+def _is_stop(_: Job, error: BaseException) -> bool:
     """Also in a group, as nurseries raise it."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(trio.Cancelled)[0] is not None
