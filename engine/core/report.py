@@ -94,18 +94,26 @@ def _wait_created(
 ) -> None:
     payload = reported.payload
     assert isinstance(payload, WaitCreated)
-    is_over = payload.wait_id in resolved_meanwhile
-    if not is_over:
+    if payload.wait_id not in resolved_meanwhile:
         decision.entries.append(Entry(reported.kind, payload, reported.raw))
         if not _resolve_at_once(state, decision, payload, now_ms) and payload.due_ms:
             decision.bookkeeping.append(effects.SetTimer(state.run_id, payload.due_ms))
     if payload.parks:
-        decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
-        if resolved_meanwhile:
-            yielded = RunYielded(lease_epoch=state.lease_epoch, reason="a wait was resolved")
-            decision.entries.append(Entry(RecordKind.RUN_YIELDED, yielded))
-        if resolved_meanwhile or decision.entries[-1].kind is RecordKind.WAIT_RESOLVED:
-            decision.bookkeeping.append(effects.Enqueue(state.run_id))
+        _park(state, decision, resolved_meanwhile)
+
+
+def _park(state: RunState, decision: Decision, resolved_meanwhile: frozenset[str]) -> None:
+    """The run gives its slot back. It sleeps only if nothing that it waits for has come, be it on
+    its way to the worker or in this very report."""
+    decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
+    resolved = [entry.kind is RecordKind.WAIT_RESOLVED for entry in decision.entries]
+    if not resolved_meanwhile and not any(resolved):
+        return
+    if not (resolved and resolved[-1]):
+        # The last record parks the run; without this one it would stay parked.
+        yielded = RunYielded(lease_epoch=state.lease_epoch, reason="a wait was resolved")
+        decision.entries.append(Entry(RecordKind.RUN_YIELDED, yielded))
+    decision.bookkeeping.append(effects.Enqueue(state.run_id))
 
 
 def _resolve_at_once(

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Protocol, TypeVar, overload
 
@@ -269,14 +269,28 @@ class Context(WithFacts):
 
     # ---- child runs ----
 
-    def call(self, component: Component[..., T] | str, /, *args: Any, **named: Any) -> Asked[Any]:
+    @overload
+    def call(
+        self, component: Component[..., Coroutine[Any, Any, T]], /, *args: Any, **named: Any
+    ) -> Asked[T]: ...
+    @overload
+    def call(
+        self, component: Component[..., Any] | str, /, *args: Any, **named: Any
+    ) -> Asked[Any]: ...
+
+    def call(self, component: Component[..., Any] | str, /, *args: Any, **named: Any) -> Asked[Any]:
         """Run a component as a run of its own, on any worker that serves it, and wait for it.
 
         One argument is its input, named ones make an object. Raises ChildError when it fails."""
         return self._ask_child(component, args, named, ChildMode.JOIN)
 
     def start(
-        self, component: Component[..., T] | str, /, *args: Any, detach: bool = False, **named: Any
+        self,
+        component: Component[..., Any] | str,
+        /,
+        *args: Any,
+        detach: bool = False,
+        **named: Any,
     ) -> ChildRun:
         """Start a child run and go on: `child = await ctx.start(...)`, and later
         `await child.result()`. With `detach=True` nobody waits for it, and it has no result."""

@@ -66,6 +66,7 @@ class WorkflowRun:
         self._values: dict[int, Any] = {}  # results of steps as the code will see them
         self._emits: deque[tuple[int, bytes]] = deque()
         self._look_again: Timer | None = None
+        self._look_again_at_ms = 0
         self._is_taking_turn = False
         self._is_dropped = False
 
@@ -248,13 +249,19 @@ class WorkflowRun:
 
     def _look_again_in(self, delay_ms: int | None) -> None:
         """One timer is enough: when it fires too early, it is set again."""
-        if delay_ms is None or self._look_again is not None:
+        if delay_ms is None:
             return
+        at_ms = self._site.clock.now_ms() + delay_ms
+        if self._look_again is not None:
+            if self._look_again_at_ms <= at_ms:
+                return
+            self._look_again.cancel()
 
         def look() -> None:
             self._look_again = None
             self._touch()
 
+        self._look_again_at_ms = at_ms
         self._look_again = self._site.host.call_later(delay_ms / 1_000, look)
 
     # ---- inside: steps ----

@@ -262,6 +262,24 @@ def test_a_park_that_crosses_a_resolution_does_not_sleep() -> None:
     assert run.status is RunStatus.RUNNING or "1" not in run.state.waits, "it is not opened again"
 
 
+def test_a_park_beside_a_wait_that_is_over_at_once_does_not_sleep() -> None:
+    run = Driver().start()
+    run.carry_out(signal("a", "s1"))
+    run.begin().report(signal_wait(1, "a", parks=False), signal_wait(2, "b"))
+    assert run.status is RunStatus.QUEUED
+    assert run.effect_names() == ["ReleaseLease", "Enqueue"]
+    assert list(run.state.waits) == ["2"]
+
+
+def test_a_park_whose_own_wait_is_over_crosses_a_resolution() -> None:
+    run = Driver().start().begin().report(signal_wait(1, "a", parks=False))
+    run.carry_out(signal("a", "s1"))
+    run.carry_out(signal("b", "s2"))
+    run.report(signal_wait(2, "b"), resolved_meanwhile=frozenset({"1"}))
+    assert run.status is RunStatus.QUEUED
+    assert run.state.waits == {}
+
+
 def test_cancel_race_one_winner() -> None:
     for prepare in (
         lambda run: run,

@@ -279,3 +279,22 @@ def test_what_can_be_known_about_the_run() -> None:
     run = worker.engine.start("flow", session_id="s", tags={"a": "b"})
     worker.settle()
     assert run.result() == [str(uuid.UUID(bytes=run.run_id)), 1, "flow", "s", {"a": "b"}]
+
+
+def test_a_run_parks_sooner_once_its_children_are_there() -> None:
+    async def flow(ctx: Context) -> Any:
+        await ctx.parallel(*(ctx.call(child, number) for number in range(5)))
+        return await ctx.sleep(0.05)
+
+    component = workflow(name="flow")(flow)
+    worker = BenchWorker(FakeEngine(), [component, child, double])
+    run = worker.run(component)
+    assert run.status is RunStatus.RUNNING
+    timers = [timer for timer in worker.host.timers if not timer.is_cancelled]
+    assert len(timers) == 1
+    worker.engine.clock.advance_us(250_000)
+    worker.settle()
+    assert run.status is RunStatus.WAITING
+    worker.engine.advance(0)
+    worker.settle()
+    assert run.status is RunStatus.COMPLETED
