@@ -380,11 +380,12 @@ class Committer:
         if batch is None or self.stopped_by is not None:
             return
         try:
-            if self._try_inline(batch):
-                self._finish(batch)
-                return
+            is_durable = self._try_inline(batch)
         except EngineError as error:
             self._stop(error, [batch])
+            return
+        if is_durable:
+            self._finish(batch)  # not in the `try`: an effect that fails is no failed commit
             return
         await self._commit_on_thread(batch)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import trio
 
+from engine.base import limits
 from engine.base.clock import Clock, system_clock
+from engine.base.errors import EngineError
 from engine.base.ids import RunId, TenantId
 from engine.config.settings import JournalSettings
 from engine.journal.committer import Release
@@ -67,10 +69,12 @@ class Engine:
         return release
 
     def time_has_come(self, tenant: TenantId, run: RunId) -> None:
-        runtime = self._tenants[tenant]
-        # A stopped tenant writes nothing; its timers are looked at again when it is recovered.
-        if runtime.journal.committer.stopped_by is None:
-            runtime.time_has_come(run)
+        """What cannot be done now, because the tenant is stopped or its queue is full, is looked
+        at again a little later; it is no reason to stop the others."""
+        try:
+            self._tenants[tenant].time_has_come(run)
+        except EngineError:
+            self.timers.add(self.clock.now_ms() + limits.timer_look_ms_max, tenant, run)
 
     def open_tenants(self) -> list[TenantRuntime]:
         return list(self._tenants.values())

@@ -95,7 +95,8 @@ class TenantRuntime:
         return self._runs.get(run)
 
     def exists(self, run: RunId) -> bool:
-        return run in self._runs or self._load(run) is not None
+        live = self._runs.get(run) or self._load(run)
+        return live is not None and live.state.status is not None
 
     def recover(self) -> int:
         """Take up every open run after a start: nobody holds any of them; how many there are."""
@@ -113,9 +114,10 @@ class TenantRuntime:
             self._timers.add(due_ms, self.tenant_id, run)
         for position, child in list(state.children.items()):
             self._tell_if_child_ended(run, position, RunId(child))
-        waits_for_time = due_ms is not None and state.status in (
-            RunStatus.RETRYING,
-            RunStatus.QUEUED,
+        waits_for_time = state.status is RunStatus.RETRYING or (
+            state.status is RunStatus.QUEUED
+            and state.attempt == 0
+            and state.start_at_ms > self.clock.now_ms()
         )
         if state.status in (RunStatus.QUEUED, RunStatus.RUNNING) and not waits_for_time:
             self.queues.add(self.find(run))
@@ -145,7 +147,11 @@ class TenantRuntime:
     def start(self, run: RunId, accepted: RunAccepted, extra: Sequence[Effect] = ()) -> LiveRun:
         live = LiveRun(RunState(run_id=run), self.journal.new_segment(run), entries=[])
         self._runs[run] = live
-        self.carry_out(live, StartRun(accepted=accepted), extra)
+        try:
+            self.carry_out(live, StartRun(accepted=accepted), extra)
+        except EngineError:
+            self._runs.pop(run, None)  # refused: it must not look as if it were there
+            raise
         return live
 
     def start_idempotent(self, run: RunId, accepted: RunAccepted, key: bytes, entry: bytes) -> None:
@@ -154,7 +160,12 @@ class TenantRuntime:
         forget = Call(run, functools.partial(self._idempotency.pop, key, None))
         live = LiveRun(RunState(run_id=run), self.journal.new_segment(run), entries=[])
         self._runs[run] = live
-        self.carry_out(live, StartRun(accepted=accepted), [forget], [(key, entry)])
+        try:
+            self.carry_out(live, StartRun(accepted=accepted), [forget], [(key, entry)])
+        except EngineError:
+            self._runs.pop(run, None)
+            self._idempotency.pop(key, None)
+            raise
 
     def idempotency_entry(self, key: bytes) -> bytes | None:
         return self._idempotency.get(key) or self.journal.row(key)

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from engine.base.errors import IdempotencyConflict, RunTerminal, UnknownComponent, UnknownRun
+from engine.base.errors import (
+    IdempotencyConflict,
+    JournalBusy,
+    RunTerminal,
+    UnknownComponent,
+    UnknownRun,
+)
 from engine.base.ids import RunId, TenantId, child_run_id, new_run_id
 from engine.config.settings import JournalSettings
 from engine.model.context import RequestContext
@@ -303,3 +309,51 @@ async def test_a_restart_takes_up_every_open_run(tmp_path: Path) -> None:
 async def test_an_unknown_run_is_named(handle: Handle) -> None:
     with pytest.raises(UnknownRun, match="check the id"):
         await handle.get_run(CONTEXT, RunId(new_run_id()))
+
+
+async def test_a_refused_start_leaves_nothing(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key starts the run the next time, and is not answered with one that never was."""
+    await connected(handle)
+    tenant = await handle._engine.tenant(TENANT)
+    before = tenant._check_room
+
+    def busy() -> None:
+        raise JournalBusy("full")
+
+    monkeypatch.setattr(tenant, "_check_room", busy)
+    with pytest.raises(JournalBusy):
+        await handle.start(CONTEXT, request(idempotency_key="order-1"))
+    monkeypatch.setattr(tenant, "_check_room", before)
+    started = await handle.start(CONTEXT, request(idempotency_key="order-1"))
+    assert started.is_new
+    assert (await handle.get_run(CONTEXT, started.run_id)).status in ("QUEUED", "RUNNING")
+
+
+async def test_a_restart_queues_a_run_that_still_has_a_wait_with_a_time(tmp_path: Path) -> None:
+    async with open_engine(tmp_path, JournalSettings()) as engine:
+        handle = Handle(engine)
+        worker = await connected(handle)
+        started = await handle.start(CONTEXT, request())
+        held = await worker.wait_held(started.run_id)
+        due_ms = engine.clock.now_ms() + 3_600_000
+        waits = [
+            WaitCreated(
+                position=position,
+                wait_id=str(position),
+                kind=WaitKind.SIGNAL,
+                name=name,
+                due_ms=due_ms,
+                parks=position == 2,
+            )
+            for position, name in ((1, "a"), (2, "b"))
+        ]
+        worker.report(held, *waits)
+        await worker.wait_acknowledged(held)
+        assert worker.session is not None
+        worker.session.disconnect()
+        await handle.signal(CONTEXT, started.run_id, "a", b"1")
+    async with open_engine(tmp_path, JournalSettings()) as engine:
+        worker = await connected(Handle(engine))
+        assert (await worker.wait_held(started.run_id)).epoch == 2
