@@ -30,6 +30,8 @@ read_page_bytes_max: Final = 16 * MIB
 # one batch's records; the rest goes with the next, which fills while the first is under way.
 batch_records_max: Final = 1_024
 batch_bytes_max: Final = 8 * MIB
+# As many as records: smaller batches, so that waking tasks overlaps with the next write, lost more
+# in fsyncs than they won.
 batch_waiters_max: Final = 1_024
 pending_records_max: Final = 100_000
 pending_bytes_max: Final = 256 * MIB
