@@ -122,9 +122,9 @@ assert pending_records_max >= records_per_transition_max >= batch_records_max
 assert inline_pass_us_max >= inline_commit_us_max
 assert stream_message_bytes_max > record_payload_bytes_max, "a frame must be able to carry a record"
 assert stream_message_bytes_aim < stream_message_bytes_max < stream_outgoing_bytes_max
-assert (
-    stream_outgoing_bytes_resume < stream_outgoing_bytes_pause < stream_outgoing_bytes_max
-), "a worker is paused before it is cut off, and resumed below where it was paused"
+assert stream_outgoing_bytes_resume < stream_outgoing_bytes_pause < stream_outgoing_bytes_max, (
+    "a worker is paused before it is cut off, and resumed below where it was paused"
+)
 assert schema_bytes_max < register_bytes_max <= stream_message_bytes_max
 assert stream_frames_per_turn_max < stream_message_frames_max
 assert read_page_bytes_max >= record_payload_bytes_max, "a page must be able to carry a record"

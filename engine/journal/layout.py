@@ -23,9 +23,16 @@ HEAD_TAG: Final = b"h"  # h + run id -> where the segment begins and ends; seale
 OPEN_RUN_TAG: Final = b"o"  # o + run id -> the state of a run that has not ended
 RUN_TAG: Final = b"r"  # r + run id -> the state of a run that has ended
 IDEMPOTENCY_TAG: Final = b"i"  # i + project + NUL + key -> run id and digest of the input
+EXPIRY_TAG: Final = b"x"  # x + when it was made (ms) + an idempotency row's key -> nothing
+FINISHED_TAG: Final = b"f"  # f + when it ended (ms) + run id -> nothing; not yet archived
+BATCH_TAG: Final = b"b"  # b + batch id -> what the archive knows of the batch
+ARCHIVE_TAG: Final = b"a"  # a + name -> a single fact of the archive
+STATE_TAG: Final = b"s"  # s + scope and its key + name -> a value that outlives its run
 
 # first offset, next offset, sealed
 _HEAD: Final = struct.Struct(">QQB")
+# Milliseconds, big-endian, so that keys are in the order of time.
+_TIME: Final = struct.Struct(">Q")
 
 
 def head_key(run: RunId | bytes) -> bytes:
@@ -49,6 +56,24 @@ def idempotency_key(project: str, key: str) -> bytes:
             field="idempotency_key",
         )
     return IDEMPOTENCY_TAG + project.encode() + b"\x00" + encoded
+
+
+def expiry_key(made_ms: int, entry_key: bytes) -> bytes:
+    return EXPIRY_TAG + _TIME.pack(made_ms) + entry_key
+
+
+def split_expiry_key(key: bytes) -> tuple[int, bytes]:
+    """When the idempotency entry was made, and its key."""
+    return int(_TIME.unpack_from(key, 1)[0]), key[1 + _TIME.size :]
+
+
+def finished_key(ended_ms: int, run: RunId | bytes) -> bytes:
+    return FINISHED_TAG + _TIME.pack(ended_ms) + run
+
+
+def split_finished_key(key: bytes) -> tuple[int, RunId]:
+    """When the run ended, and which it is."""
+    return int(_TIME.unpack_from(key, 1)[0]), RunId(key[1 + _TIME.size :])
 
 
 def encode_head(head: SegmentHead) -> bytes:

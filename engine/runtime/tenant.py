@@ -20,7 +20,7 @@ from engine.core.decide import decide
 from engine.core.state import RunState, decode_state, encode_state
 from engine.core.transitions import status_after
 from engine.core.values import Decision, Entry
-from engine.journal.layout import open_run_key, run_key
+from engine.journal.layout import expiry_key, finished_key, open_run_key, run_key
 from engine.journal.tenant import TenantJournal
 from engine.model import effects
 from engine.model.commands import (
@@ -161,7 +161,8 @@ class TenantRuntime:
         live = LiveRun(RunState(run_id=run), self.journal.new_segment(run), entries=[])
         self._runs[run] = live
         try:
-            self.carry_out(live, StartRun(accepted=accepted), [forget], [(key, entry)])
+            rows = [(key, entry), (expiry_key(self.clock.now_ms(), key), b"")]
+            self.carry_out(live, StartRun(accepted=accepted), [forget], rows)
         except EngineError:
             self._runs.pop(run, None)
             self._idempotency.pop(key, None)
@@ -245,6 +246,8 @@ class TenantRuntime:
             return [
                 (open_run_key(state.run_id), None),
                 (run_key(state.run_id), encode_state(state)),
+                # Until a batch of the archive that holds the run is acknowledged.
+                (finished_key(state.ended_ms, state.run_id), b""),
             ]
         return [(open_run_key(state.run_id), encode_state(state))]
 
