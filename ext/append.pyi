@@ -1,3 +1,5 @@
+from engine.model.rows import RowValue
+
 class SegmentHead:
     run: bytes
     first_offset: int
@@ -12,7 +14,7 @@ class SegmentHead:
 class PendingBatch:
     keys: list[bytes]
     values: list[bytes]
-    rows: list[tuple[bytes, bytes | None]]
+    rows: list[tuple[bytes, RowValue]]
     ranges: list[tuple[bytes, bytes]]
     effects: list[object]
     waiters: list[object]
@@ -60,10 +62,11 @@ class PendingQueue:
         head: SegmentHead,
         expected: int | None,
         records: list[tuple[int, int, int, bytes]],
-        rows: list[tuple[bytes, bytes | None]],
+        rows: list[tuple[bytes, RowValue]],
         effects: list[object],
         waiter: object | None = None,
     ) -> int: ...
+    def batch_for(self, records: int) -> PendingBatch: ...
     def change_rows(
         self,
         rows: list[tuple[bytes, bytes | None]],

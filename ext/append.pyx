@@ -194,6 +194,11 @@ cdef class PendingQueue:
             self.filling.waiters.append(waiter)
         return first
 
+    def batch_for(self, Py_ssize_t records):
+        """The batch that a transition of this many records will be in, if it comes next."""
+        self._make_room(records)
+        return self.filling
+
     def change_rows(self, list rows not None, list ranges not None, object waiter=None):
         """Rows, and deleted ranges of records (begin key, end key), without a record."""
         self._check_rows(rows)

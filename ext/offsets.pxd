@@ -6,7 +6,7 @@ cdef enum:
     KEY_BYTES = 24
     HEADER_BYTES = 16
     VERSION = 1
-    KIND_MAX = 17
+    KIND_MAX = 19
 
 cdef void store_u32(unsigned char* target, uint32_t value) noexcept nogil
 cdef void store_u64(unsigned char* target, uint64_t value) noexcept nogil

@@ -119,6 +119,8 @@ KINDS_IN = {
         RecordKind.WAIT_CREATED,
         RecordKind.CHILD_STARTED,
         RecordKind.STATE_CHANGED,
+        RecordKind.STATE_READ,
+        RecordKind.STATE_CONFLICTED,
         *[RecordKind.USAGE_REPORTED] * 2,
         RecordKind.RUN_RETRYING,
         RecordKind.RUN_YIELDED,
@@ -179,6 +181,12 @@ PAYLOADS: dict[RecordKind, Callable[[_Draw], Payload]] = {
     ),
     RecordKind.STATE_CHANGED: lambda draw: payloads.StateChanged(
         scope=draw.choice(list(payloads.StateScope)), name=draw.text(), value=draw.data()
+    ),
+    RecordKind.STATE_READ: lambda draw: payloads.StateRead(
+        scope=draw.choice(list(payloads.StateScope)), name=draw.text(), value=draw.data()
+    ),
+    RecordKind.STATE_CONFLICTED: lambda draw: payloads.StateConflicted(
+        name=draw.text(), expected_revision=draw.number(), revision=draw.number()
     ),
     RecordKind.USAGE_REPORTED: lambda draw: payloads.UsageReported(
         model=draw.text(),

@@ -171,6 +171,12 @@ class UnknownWait(EngineError):
     code = "unknown_wait"
 
 
+class NoStateScope(EngineError):
+    """The run has no session, user or entity whose state it could read or change."""
+
+    code = "no_state_scope"
+
+
 class NotDeterministic(EngineError):
     """The code asked for another operation than the journal has at this position."""
 
@@ -211,3 +217,51 @@ class AddressInUse(EngineError):
     """Another process listens where this one was told to; names the option to change."""
 
     code = "address_in_use"
+
+
+class InvalidQuery(EngineError):
+    """The SQL cannot be answered as it is written; says where it goes wrong."""
+
+    code = "invalid_query"
+
+
+class QueryRefused(EngineError):
+    """The SQL asks for something that a query may not do or may not see."""
+
+    code = "query_refused"
+
+
+class QueryTimeout(EngineError):
+    """The query took longer than a query may; narrow it."""
+
+    code = "query_timeout"
+
+
+class ArchiveUnreachable(EngineError):
+    """The archive's store does not answer, or answers that it cannot now. Tried again."""
+
+    code = "archive_unreachable"
+
+
+class ArchiveRefused(EngineError):
+    """The archive's store does not let us in: wrong keys, no bucket. Names the setting."""
+
+    code = "archive_refused"
+
+
+class ArchiveDamaged(EngineError):
+    """An object of the archive is missing, short or not what was written. Names the object."""
+
+    code = "archive_damaged"
+
+
+class QueryTooLarge(EngineError):
+    """The query needs more memory or scratch space than one tenant has; it was stopped."""
+
+    code = "query_too_large"
+
+
+class QueryBusy(EngineError):
+    """Too many queries wait already; come again later."""
+
+    code = "query_busy"

@@ -21,6 +21,8 @@ records_per_run_max: Final = 2**32 - 1
 records_per_transition_max: Final = 10_000
 rows_per_transition_max: Final = 10_000
 row_bytes_max: Final = 4 * MIB
+# A state row of at least this size is made once for a batch, not with each of its transitions.
+late_row_bytes_min: Final = 4 * KIB
 
 # Reading.
 read_page_records_max: Final = 10_000
@@ -33,8 +35,12 @@ batch_bytes_max: Final = 8 * MIB
 # As many as records: smaller batches, so that waking tasks overlaps with the next write, lost more
 # in fsyncs than they won.
 batch_waiters_max: Final = 1_024
-pending_records_max: Final = 100_000
+pending_records_max: Final = 150_000
 pending_bytes_max: Final = 256 * MIB
+# What the doors leave free of it, for what the engine itself has to write because of what it has
+# taken: grants, what a parent is told, the children of a cancelled run.
+pending_records_reserve: Final = 50_000
+pending_bytes_reserve: Final = 64 * MIB
 
 # Committing on the event loop's own thread is quicker than a hop to another as long as the disk
 # answers faster than two thread switches; past this the loop must not wait for it.
@@ -67,15 +73,38 @@ signal_ids_kept_max: Final = 1_000
 signals_buffered_max: Final = 10_000
 waits_open_max: Final = 10_000
 children_open_max: Final = 20_000
+waits_resolved_per_look_max: Final = 1_000
+# What a run's state row may hold of each; all of it together fits the row.
+signals_buffered_bytes_max: Final = 1 * MIB
+waits_open_bytes_max: Final = 512 * KIB
+wait_id_length_max: Final = 512
+state_names_max: Final = 1_000
+# An output goes into the parent's journal too, beside the other fields of those records.
+output_bytes_max: Final = record_payload_bytes_max - 64 * KIB
+error_bytes_max: Final = 256 * KIB
 # A run that was handed out this often without getting anywhere takes its workers down with it.
 fruitless_starts_max: Final = 5
+# Past this it is suspected to, and goes only to a worker that has nothing else meanwhile, so that
+# nobody else goes down with it and it alone is found guilty.
+fruitless_starts_shared_max: Final = 2
+
+# State that outlives its run. A read puts the value into the reader's journal, so a value is small.
+state_value_bytes_max: Final = 256 * KIB
+state_name_bytes_max: Final = 512
+state_scope_key_bytes_max: Final = 1_024
 
 list_runs_max: Final = 1_000
+# Rows a listing looks at before it lets others go on.
+list_rows_per_turn: Final = 200
 idempotency_key_bytes_max: Final = 256
 input_bytes_max: Final = 2 * MIB
 
 # Dispatching. A dispatch carries a run's journal; a short one is kept in memory for it.
 dispatch_entries_cached_max: Final = 128
+# When more runs of a tenant wait for a worker, only their ids are kept in memory.
+queued_in_memory_max: Final = 1_000
+# Of the starts of one call that are refused, so many are told which names come close.
+nearest_names_per_call_max: Final = 8
 lease_ms: Final = 15_000
 
 # Live events (output, progress, logs) that wait for one listener; more than that are dropped.
@@ -89,6 +118,11 @@ event_page_records_max: Final = 500
 # late a jump of the wall clock can be noticed.
 timers_per_look_max: Final = 1_000
 timer_look_ms_max: Final = 1_000
+
+# What the engine owes and could not do, since the journal was full, is tried again after this.
+settle_again_ms: Final = 20
+# How often a tenant that could not be opened is tried again, at most.
+tenant_retry_ms: Final = 5_000
 
 # Workers. A tenant's pools remember what was registered after the last worker left.
 worker_capacity_max: Final = 10_000
@@ -116,15 +150,95 @@ stream_refusal_characters_max: Final = 4_000
 stream_busy_retries_max: Final = 1_500
 stream_busy_retry_ms: Final = 20
 
+# The archive. A batch is one object of each data set: as many runs, and read in portions of so many
+# bytes, so that memory is bounded by a portion and not by a batch.
+archive_interval_ms_min: Final = 10
+archive_interval_ms_max: Final = 3_600_000
+# The acknowledgement of a batch deletes a row for each of its runs, on the event loop: 1 ms.
+archive_batch_runs_max: Final = 2_048
+archive_portion_bytes_max: Final = 32 * MIB
+archive_portion_runs_max: Final = 2_048
+# Runs that are made into rows before other threads get their turn.
+archive_slice_runs_max: Final = 64
+archive_slice_bytes_max: Final = 256 * KIB
+archive_text_bytes_max: Final = 64 * KIB
+archive_outliers_max: Final = 256
+# Finished runs that a query reads from the hot tier while the store is away.
+archive_hot_runs_max: Final = 200_000
+archive_tenants_at_once_max: Final = 4
+archive_requests_at_once_max: Final = 8
+archive_backoff_ms_min: Final = 1_000
+archive_backoff_ms_max: Final = 60_000
+archive_put_retries_max: Final = 3
+archive_part_bytes: Final = 16 * MIB
+archive_footers_cached_max: Final = 256
+# Compaction: objects smaller than this, as many as make one of about this size.
+archive_compacted_bytes_aim: Final = 256 * MIB
+archive_compacted_batches_max: Final = 10_000
+# Retention: so many runs are deleted in one write.
+archive_delete_runs_max: Final = 1_000
+archive_retention_ms_max: Final = 30_000
+archive_compaction_ms: Final = 300_000
+archive_expiries_per_pass_max: Final = 100_000
+
+assert archive_slice_runs_max <= archive_portion_runs_max <= archive_batch_runs_max
+assert archive_portion_bytes_max >= 2 * record_payload_bytes_max
+assert archive_batch_runs_max * 24 + 64 * KIB <= row_bytes_max, "a batch's run ids fit its row"
+# Queries over the archive. A statement's tree is as deep as its parser and ours can follow.
+query_instances_max: Final = 1_024
+query_instance_bytes_min: Final = 32 * MIB
+query_memory_bytes_min: Final = query_instance_bytes_min
+query_threads_max: Final = 256
+query_waiting_max: Final = 100_000
+query_time_limit_ms_max: Final = 3_600_000
+query_rows_max: Final = 10_000_000
+query_answer_bytes_max: Final = 1_024 * MIB
+query_sql_characters_max: Final = 64 * KIB
+query_depth_max: Final = 128
+query_message_characters_max: Final = 2_000
+query_rows_per_fetch: Final = 1_000
+# A file that cannot be read is left out for this long before it is tried again; a query that
+# meets more of them than this has another problem than its files.
+query_unreadable_ms: Final = 60_000
+query_unreadable_files_max: Final = 100
+query_unreadable_kept_max: Final = 10_000
+# How often a cancelled query is told to stop: what it is between two steps of does not hear it.
+query_interrupt_ms: Final = 20
+# A clock may have been set back by this much between a run's start and its end.
+clock_step_ms_max: Final = 600_000
+
+# Archived runs kept in memory after somebody asked for one, and how long their journals may be.
+archived_runs_kept_max: Final = 64
+archived_run_records_kept_max: Final = 2_000
+
 assert batch_bytes_max >= record_payload_bytes_max, "one record must fit a batch"
 assert pending_bytes_max >= batch_bytes_max
 assert pending_records_max >= records_per_transition_max >= batch_records_max
+assert pending_records_max - pending_records_reserve >= records_per_transition_max
+assert pending_records_reserve >= 3 * records_per_transition_max, (
+    "a report of children leads to a start and a grant for each beside its own records"
+)
+assert pending_records_reserve >= 2 * children_open_max, "a cancelled run's children are cancelled"
+assert pending_bytes_max - pending_bytes_reserve >= batch_bytes_max
+assert pending_bytes_reserve >= 4 * stream_message_bytes_max
+assert max(output_bytes_max, error_bytes_max, input_bytes_max) < record_payload_bytes_max
+assert 0 < fruitless_starts_shared_max < fruitless_starts_max - 1
+assert waits_resolved_per_look_max < records_per_transition_max
+assert (
+    signals_buffered_bytes_max
+    + waits_open_bytes_max
+    + state_names_max * state_name_bytes_max
+    + error_bytes_max
+    + children_open_max * 40
+    < row_bytes_max
+), "a run's state must fit its row"
 assert inline_pass_us_max >= inline_commit_us_max
 assert stream_message_bytes_max > record_payload_bytes_max, "a frame must be able to carry a record"
 assert stream_message_bytes_aim < stream_message_bytes_max < stream_outgoing_bytes_max
 assert stream_outgoing_bytes_resume < stream_outgoing_bytes_pause < stream_outgoing_bytes_max, (
     "a worker is paused before it is cut off, and resumed below where it was paused"
 )
+assert state_value_bytes_max < record_payload_bytes_max, "a value must fit a record and a row"
 assert schema_bytes_max < register_bytes_max <= stream_message_bytes_max
 assert stream_frames_per_turn_max < stream_message_frames_max
 assert read_page_bytes_max >= record_payload_bytes_max, "a page must be able to carry a record"

@@ -18,7 +18,10 @@ import msgspec
 from engine.base import limits
 from engine.base.errors import InvalidSettings
 from engine.base.limits import MIB
+from engine.config.archive import ArchiveSettings
 from engine.config.coordinator import CoordinatorSettings
+from engine.config.query import QuerySettings
+from engine.config.tls import check_pair
 
 _ENVIRONMENT_PREFIX = "ENGINE_"
 
@@ -62,11 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir: str = "./engine-data"
     http: str = "127.0.0.1:34181"
     grpc: str = "127.0.0.1:34180"
+    # Files in PEM form. With them both doors speak TLS, and nothing else.
+    tls_certificate: str = ""
+    tls_key: str = ""
     journal: JournalSettings = msgspec.field(default_factory=JournalSettings)
     coordinator: CoordinatorSettings = msgspec.field(default_factory=CoordinatorSettings)
+    archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
+    query: QuerySettings = msgspec.field(default_factory=QuerySettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
     # The gateway checks its own group: it is above this layer.
     gateway: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_pair(self.tls_certificate, self.tls_key)
 
 
 def load_settings(

@@ -3,6 +3,8 @@ named refusal; a command by itself changes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from engine.model.payloads import Error, Payload, RunAccepted
@@ -33,12 +35,21 @@ class ReportedEntry(msgspec.Struct, frozen=True):
     payload: Payload | None  # decoded, where the rules need it
 
 
+class SharedValue(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of state that outlives the runs that change it. Deleted, it keeps its revision."""
+
+    revision: int = 0
+    value: bytes | None = None
+
+
 class Report(Command, frozen=True, kw_only=True):
     lease_epoch: int
     entries: tuple[ReportedEntry, ...]
     # Waits that the engine resolved since the worker got the run. The worker may not have heard:
     # a park that crosses such a resolution on the wire must not put the run to sleep.
     resolved_meanwhile: frozenset[str] = frozenset()
+    # What the report asks about: scope and name -> how it is now. The scope's key is the run's.
+    shared: Mapping[tuple[int, str], SharedValue] = msgspec.field(default_factory=dict)
 
 
 class LoseLease(Command, frozen=True, kw_only=True):

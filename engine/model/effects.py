@@ -41,6 +41,7 @@ class StartChild(Effect, frozen=True):
     child_run_id: bytes
     component: str
     input: bytes
+    entity_key: str = ""
 
 
 class CancelChild(Effect, frozen=True):

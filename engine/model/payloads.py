@@ -170,6 +170,7 @@ class ChildStarted(Payload, frozen=True, kw_only=True):
     mode: ChildMode | int = 0
     input: bytes = b""
     lease_epoch: int = 0
+    entity_key: str = ""
 
 
 class ChildFinished(Payload, frozen=True, kw_only=True):
@@ -188,6 +189,29 @@ class StateChanged(Payload, frozen=True, kw_only=True):
     value: bytes = b""
     revision: int = 0
     deleted: bool = False
+    lease_epoch: int = 0
+    expected_revision: int = 0
+    has_expected: bool = False
+
+
+class StateRead(Payload, frozen=True, kw_only=True):
+    position: int = 0
+    scope: StateScope | int = 0
+    scope_key: str = ""
+    name: str = ""
+    value: bytes = b""
+    revision: int = 0
+    found: bool = False
+    lease_epoch: int = 0
+
+
+class StateConflicted(Payload, frozen=True, kw_only=True):
+    position: int = 0
+    scope: StateScope | int = 0
+    scope_key: str = ""
+    name: str = ""
+    expected_revision: int = 0
+    revision: int = 0
     lease_epoch: int = 0
 
 
@@ -251,6 +275,8 @@ PAYLOAD_TYPES: Final[Mapping[RecordKind, type[Payload]]] = MappingProxyType(
         RecordKind.RUN_COMPLETED: RunCompleted,
         RecordKind.RUN_FAILED: RunFailed,
         RecordKind.RUN_CANCELLED: RunCancelled,
+        RecordKind.STATE_READ: StateRead,
+        RecordKind.STATE_CONFLICTED: StateConflicted,
     }
 )
 assert set(PAYLOAD_TYPES) == set(RecordKind), "every kind of record says something"

@@ -43,6 +43,8 @@ class RecordKind(enum.IntEnum):
     RUN_COMPLETED = 15
     RUN_FAILED = 16
     RUN_CANCELLED = 17
+    STATE_READ = 18
+    STATE_CONFLICTED = 19
 
 
 # The status a run has after a record of this kind; a kind that is not here leaves it as it was.

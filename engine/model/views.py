@@ -114,7 +114,11 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     status: RunStatus | None = None
     component: str | None = None
+    kind: ComponentKind | None = None
     project_id: str | None = None
+    error_code: str | None = None
+    parent_run_id: str | None = None
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)  # each of them, with its value
     created_from_ms: int | None = None  # included
     created_to_ms: int | None = None  # not included
     cursor: str | None = None  # as the page before gave it

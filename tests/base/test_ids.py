@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from engine.base import ids
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidName
-from engine.base.ids import RunId, RunIdFactory
+from engine.base.ids import RunId, RunIdFactory, parse_run_id, run_id_text
 from engine.base.limits import name_length_max
 
 NAMES = st.text("ABCXYZabcxyz0189_-", min_size=1, max_size=name_length_max)
@@ -193,3 +194,32 @@ def test_any_other_text_is_no_run_id(text: object) -> None:
     assert caught.value.details == {"field": "run_id"}
     assert CANONICAL in caught.value.message
     assert len(caught.value.message) < 300
+
+
+def test_run_ids_have_as_much_chance_as_a_uuid_however_many_are_made() -> None:
+    make = RunIdFactory(ManualClock())
+    made = [make() for _ in range(2_000)]
+    assert made == sorted(made)
+    assert len({run[8:] for run in made}) == len(made)
+    for run in made:
+        parsed = uuid.UUID(bytes=bytes(run))
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert run_id_text(run) == str(parsed)
+        assert parse_run_id(str(parsed).upper()) == run
+
+
+def test_a_forked_process_makes_other_ids() -> None:
+    make = RunIdFactory(ManualClock())
+    make()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, make())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 16)
+    os.close(reader)
+    os.close(writer)
+    ours = make()
+    assert theirs[:8] == ours[:8], "the same clock and the same count"
+    assert theirs[8:] != ours[8:]

@@ -267,7 +267,7 @@ def test_the_bounds_of_a_row(
     "bad",
     [
         pytest.param((0, 0, NOW_US, b""), id="kind 0"),
-        pytest.param((18, 0, NOW_US, b""), id="kind 18"),
+        pytest.param((20, 0, NOW_US, b""), id="kind 20"),
         pytest.param((KIND, 256, NOW_US, b""), id="flags 256"),
         pytest.param((KIND, 0, -1, b""), id="time -1"),
         pytest.param((KIND, 0, NOW_US, None), id="no payload"),
@@ -333,6 +333,17 @@ def test_rows_alone_fill_a_batch_as_well(implementation: Implementation) -> None
         bench.queue.change_rows([(bytes([number]), bytes(69))], [])
     bench.append()
     assert [len(batch.rows) for batch in taken(bench.queue)] == [2, 2, 0]
+
+
+def test_a_transition_goes_into_the_batch_that_was_said(implementation: Implementation) -> None:
+    bench = Bench(implementation, batch_records_max=3)
+    before = bench.queue.filling
+    bench.transition(b"", b"")
+    assert bench.queue.batch_for(1) is before
+    following = bench.queue.batch_for(2)
+    assert following is not before
+    bench.transition(b"", b"")
+    assert [batch is following for batch in taken(bench.queue)] == [False, True]
 
 
 def test_rows_of_a_transition_are_in_its_batch(implementation: Implementation) -> None:

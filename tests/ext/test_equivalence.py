@@ -34,8 +34,8 @@ HEADS = st.integers(0, len(RUNS) - 1)
 # An offset relative to the next one, since an absolute one would hardly ever be right.
 EXPECTED = st.none() | st.integers(-1, 1)
 PAYLOADS = st.integers(0, 61).map(bytes)
-RECORDS = st.tuples(st.integers(0, 18), st.integers(-1, 256), st.integers(-1, 9), PAYLOADS)
-FINE_RECORDS = st.tuples(st.integers(1, 17), st.just(0), st.just(7), PAYLOADS)
+RECORDS = st.tuples(st.integers(0, 20), st.integers(-1, 256), st.integers(-1, 9), PAYLOADS)
+FINE_RECORDS = st.tuples(st.integers(1, 19), st.just(0), st.just(7), PAYLOADS)
 ROWS = st.lists(
     st.tuples(st.binary(max_size=3), st.none() | st.integers(0, 90).map(bytes)), max_size=3
 )
@@ -46,6 +46,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("append"), HEADS, EXPECTED, FINE_RECORDS, TOKENS, TOKENS),
     st.tuples(st.just("transition"), HEADS, EXPECTED, TRANSITIONS, ROWS, TOKENS),
     st.tuples(st.just("change_rows"), ROWS, st.lists(st.just((b"a", b"b")), max_size=1), TOKENS),
+    st.tuples(st.just("batch_for"), st.integers(0, 9)),
     st.tuples(st.just("seal"), HEADS, st.booleans()),
     st.tuples(st.just("tail"), HEADS),
     st.tuples(st.just("take")),
@@ -86,6 +87,9 @@ class Replica:
 
     def change_rows(self, rows: Any, ranges: Any, waiter: Any) -> None:
         self.queue.change_rows(rows, ranges, waiter)
+
+    def batch_for(self, records: int) -> bool:
+        return self.queue.batch_for(records) is self.queue.filling
 
     def seal(self, at: int, sealed: bool) -> None:
         self.heads[at].sealed = sealed
@@ -228,7 +232,7 @@ SUMMARIES = st.builds(
 @settings(max_examples=400)
 @given(
     summary=SUMMARIES,
-    said=st.lists(st.tuples(st.integers(1, 17), PAYLOAD_BYTES), min_size=1, max_size=5),
+    said=st.lists(st.tuples(st.integers(1, 19), PAYLOAD_BYTES), min_size=1, max_size=5),
 )
 def test_the_folds_agree_on_any_fields(summary: RunSummary, said: list[tuple[int, bytes]]) -> None:
     at = summary.next_offset

@@ -354,7 +354,7 @@ def test_terminal_once(implementation: Implementation, last: Payload, kind: Reco
     unchanged.refuses(record(3, PAYLOAD_TYPES[kind]()), says="terminal")
 
 
-@pytest.mark.parametrize(("at", "byte"), [(0, 2), (1, 0), (1, 18), (3, 1), (8, 0x80)])
+@pytest.mark.parametrize(("at", "byte"), [(0, 2), (1, 0), (1, 20), (3, 1), (8, 0x80)])
 def test_a_header_nobody_writes_changes_nothing(
     implementation: Implementation, at: int, byte: int
 ) -> None:

@@ -154,7 +154,7 @@ class PendingQueue:
         ]  # not put yet: a later one may be refused
         _check_rows(rows)
 
-        batch = self._batch_for(len(records))
+        batch = self.batch_for(len(records))
         for value in values:
             batch.put(head, value)
         batch.rows.extend(rows)
@@ -167,11 +167,19 @@ class PendingQueue:
         self, rows: list[Row], ranges: list[Range], waiter: object | None = None
     ) -> None:
         _check_rows(rows)
-        batch = self._batch_for(0)
+        batch = self.batch_for(0)
         batch.rows.extend(rows)
         batch.ranges.extend(ranges)
         if waiter is not None:
             batch.waiters.append(waiter)
+
+    def batch_for(self, records: int) -> PendingBatch:
+        """The batch that is filling, or a new one if these records do not fit. What is larger
+        than a batch may be has one to itself."""
+        if self._is_full(records):
+            self._full.append(self.filling)
+            self.filling = PendingBatch()
+        return self.filling
 
     def take(self) -> PendingBatch | None:
         if self._full:
@@ -183,14 +191,6 @@ class PendingQueue:
 
     def _batches(self) -> list[PendingBatch]:
         return [*self._full, self.filling]
-
-    def _batch_for(self, records: int) -> PendingBatch:
-        """The batch that is filling, or a new one if these records do not fit. What is larger
-        than a batch may be has one to itself."""
-        if self._is_full(records):
-            self._full.append(self.filling)
-            self.filling = PendingBatch()
-        return self.filling
 
     def _is_full(self, records: int) -> bool:
         """Records: none above the bound. Bytes: nothing more once the bound is passed. Waiters:

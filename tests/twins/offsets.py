@@ -8,7 +8,7 @@ import struct
 from engine.base.errors import MalformedRecord
 
 VERSION = 1
-KIND_MAX = 17
+KIND_MAX = 19
 HEADER = struct.Struct(">BBBBIq")
 
 

@@ -180,7 +180,8 @@ def _counted(name: str) -> Callable[[RunSummary, int, Fields], Changes]:
     return lambda run, _, __: {name: getattr(run, name) + 1}
 
 
-# RUN_YIELDED and RUN_CANCELLED change nothing but the status.
+# RUN_YIELDED and RUN_CANCELLED change nothing but the status; STATE_READ and STATE_CONFLICTED not
+# even that.
 RULES: dict[RecordKind, Callable[[RunSummary, int, Fields], Changes]] = {
     RecordKind.RUN_ACCEPTED: _accepted,
     RecordKind.RUN_STARTED: _started,

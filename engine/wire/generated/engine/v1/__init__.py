@@ -40,6 +40,8 @@ __all__ = (
     "RunYielded",
     "SignalReceived",
     "StateChanged",
+    "StateConflicted",
+    "StateRead",
     "StateScope",
     "StepCompleted",
     "StepFailed",
@@ -181,6 +183,10 @@ class RecordKind(betterproto2.Enum):
 
     RUN_CANCELLED = 17
 
+    STATE_READ = 18
+
+    STATE_CONFLICTED = 19
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -202,6 +208,8 @@ class RecordKind(betterproto2.Enum):
             15: "RECORD_KIND_RUN_COMPLETED",
             16: "RECORD_KIND_RUN_FAILED",
             17: "RECORD_KIND_RUN_CANCELLED",
+            18: "RECORD_KIND_STATE_READ",
+            19: "RECORD_KIND_STATE_CONFLICTED",
         }
 
     @classmethod
@@ -225,6 +233,8 @@ class RecordKind(betterproto2.Enum):
             "RECORD_KIND_RUN_COMPLETED": 15,
             "RECORD_KIND_RUN_FAILED": 16,
             "RECORD_KIND_RUN_CANCELLED": 17,
+            "RECORD_KIND_STATE_READ": 18,
+            "RECORD_KIND_STATE_CONFLICTED": 19,
         }
 
 
@@ -632,6 +642,11 @@ class ChildStarted(betterproto2.Message):
 
     lease_epoch: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
 
+    entity_key: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    For a child that is an ENTITY: which one.
+    """
+
 
 default_message_pool.register_message("engine.v1", "ChildStarted", ChildStarted)
 
@@ -677,7 +692,8 @@ default_message_pool.register_message("engine.v1", "Component", Component)
 class Deliver(betterproto2.Message):
     """
     Records that the engine wrote into the journal of a run while the worker holds it, so that a wait
-    of a branch can end while others run: WAIT_RESOLVED, CHILD_FINISHED, SIGNAL_RECEIVED and the like.
+    of a branch can end while others run: WAIT_RESOLVED, CHILD_FINISHED, SIGNAL_RECEIVED, what became
+    of a question about shared state, and the like. What the worker itself reported may be among them.
     """
 
     run_id: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
@@ -1068,9 +1084,10 @@ class Report(betterproto2.Message):
     """
     What came of executing a run: one transition, written whole or not at all.
 
-    A worker may report STEP_COMPLETED, STEP_FAILED, WAIT_CREATED, CHILD_STARTED, STATE_CHANGED,
-    USAGE_REPORTED, RUN_COMPLETED and RUN_FAILED; the other kinds are the engine's to write. Branches
-    that finish together may share a Report. Several Reports of a run may be under way at once; they
+    A worker may report STEP_COMPLETED, STEP_FAILED, WAIT_CREATED, CHILD_STARTED, STATE_READ,
+    STATE_CHANGED, USAGE_REPORTED, RUN_COMPLETED and RUN_FAILED; the other kinds are the engine's to
+    write. A STATE_READ, or a STATE_CHANGED of a scope other than RUN, is a question: the engine
+    writes its outcome in that place and delivers it. Branches that finish together may share a Report. Several Reports of a run may be under way at once; they
     take effect in the order of their sequence.
 
     A Report that comes twice is written once: a sequence that was written before is acknowledged
@@ -1462,7 +1479,11 @@ default_message_pool.register_message("engine.v1", "SignalReceived", SignalRecei
 class StateChanged(betterproto2.Message):
     """
     Written when the run's code sets or deletes a piece of state and the revision it expected was the
-    current one; a change that lost that race writes nothing.
+    current one; a change that lost that race is a StateConflicted.
+
+    State of scope RUN is the worker's to reckon, and the record is what it reported. Any other scope
+    is shared: the worker reports what it wants changed, without `scope_key` and `revision`; the
+    engine decides, writes the outcome in the place of what was reported, and delivers it.
     """
 
     position: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
@@ -1476,7 +1497,7 @@ class StateChanged(betterproto2.Message):
 
     scope_key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
     """
-    Which session, user or entity; empty for RUN and GLOBAL.
+    Which session, user or entity, the latter as component/key; empty for RUN and GLOBAL.
     """
 
     name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
@@ -1491,7 +1512,8 @@ class StateChanged(betterproto2.Message):
 
     revision: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
     """
-    The revision that this change made, one higher than the one it replaced.
+    The revision that this change made, one higher than the one it replaced. A value that was
+    deleted keeps its revision, so that no revision ever stands for two values.
     """
 
     deleted: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
@@ -1501,8 +1523,109 @@ class StateChanged(betterproto2.Message):
 
     lease_epoch: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
 
+    expected_revision: "int" = betterproto2.field(9, betterproto2.TYPE_UINT64)
+    """
+    Change it only if this is the current revision, 0 if it never had a value; read only with
+    `has_expected`.
+    """
+
+    has_expected: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
+    """
+    There is a revision that is expected; without one, the last change wins.
+    """
+
 
 default_message_pool.register_message("engine.v1", "StateChanged", StateChanged)
+
+
+@dataclass(eq=False, repr=False)
+class StateConflicted(betterproto2.Message):
+    """
+    Written by the engine in the place of a StateChanged of shared state whose expected revision was
+    not the current one: nothing was changed. Delivered, and an error in the code at this position.
+    """
+
+    position: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    scope: "StateScope" = betterproto2.field(
+        2, betterproto2.TYPE_ENUM, default_factory=lambda: StateScope(0)
+    )
+    """
+    As in StateChanged.
+    """
+
+    scope_key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    As in StateChanged.
+    """
+
+    name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The name of the value within its scope.
+    """
+
+    expected_revision: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+    """
+    The revision that the code expected.
+    """
+
+    revision: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+    """
+    The revision that was there.
+    """
+
+    lease_epoch: "int" = betterproto2.field(7, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("engine.v1", "StateConflicted", StateConflicted)
+
+
+@dataclass(eq=False, repr=False)
+class StateRead(betterproto2.Message):
+    """
+    Written when the run's code reads a piece of shared state. The worker reports it with position,
+    scope and name; the engine writes it with what it found, and delivers it. Replay gives the code
+    what was found then.
+    """
+
+    position: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    scope: "StateScope" = betterproto2.field(
+        2, betterproto2.TYPE_ENUM, default_factory=lambda: StateScope(0)
+    )
+    """
+    Who shares the value; never RUN.
+    """
+
+    scope_key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    As in StateChanged.
+    """
+
+    name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The name of the value within its scope.
+    """
+
+    value: "bytes" = betterproto2.field(5, betterproto2.TYPE_BYTES)
+    """
+    The value; empty when there is none.
+    """
+
+    revision: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+    """
+    How often the value was changed.
+    """
+
+    found: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+    """
+    There is a value.
+    """
+
+    lease_epoch: "int" = betterproto2.field(8, betterproto2.TYPE_UINT64)
+
+
+default_message_pool.register_message("engine.v1", "StateRead", StateRead)
 
 
 @dataclass(eq=False, repr=False)

@@ -1,0 +1,3 @@
+from typing import Any
+
+def read_fields(message: bytes, begin: int, table: bytes) -> list[Any]: ...
