@@ -16,7 +16,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import outcome
@@ -49,6 +49,7 @@ class CommitStore(Protocol):
 
 
 Release = Callable[[Sequence[object]], None]
+T = TypeVar("T")
 
 
 def release_calls(effects: Sequence[object]) -> None:
@@ -169,6 +170,10 @@ class CommitThreads:
     def ended(self) -> None:
         """A chain ran out of jobs."""
         self._busy_count -= 1
+
+    async def call(self, blocking: Callable[[], T]) -> T:
+        """A blocking call that belongs to no chain, such as opening a store."""
+        return await trio.to_thread.run_sync(blocking)
 
     def close(self) -> None:
         for _ in self._threads:
@@ -303,9 +308,16 @@ class Committer:
         """Nothing is pending and nothing is being written."""
         return self.pending.is_empty and not self._in_flight
 
-    async def wait_for_room(self, record_count: int) -> None:
-        """Until the pending queue can take so many records, or the tenant is stopped."""
-        while not self.pending.has_room_for(record_count) and self.stopped_by is None:
+    def has_room_for(self, record_count: int, byte_count: int) -> bool:
+        """Whether the pending queue could take so much more."""
+        return (
+            self.pending.has_room_for(record_count)
+            and self.pending.byte_count + byte_count <= limits.pending_bytes_max
+        )
+
+    async def wait_for_room(self, record_count: int, byte_count: int) -> None:
+        """Until the pending queue can take so much more, or the tenant is stopped."""
+        while not self.has_room_for(record_count, byte_count) and self.stopped_by is None:
             await self._room_lot.park()
 
     def statistics(self) -> CommitStatistics:
@@ -423,7 +435,8 @@ class Committer:
         return batch, self._chain.submit(write, self._unpark)
 
     def _lane_for(self, batch: PendingBatch) -> Lane:
-        expected_us = self._estimate.expect_us(len(batch))
+        # A record brings a row or two with it; thousands of rows alone (the archive's) weigh too.
+        expected_us = self._estimate.expect_us(max(len(batch), len(batch.rows) // 2))
         return choose_lane(
             expected_us,
             budget_left_us=self._budget.left_us,

@@ -16,7 +16,7 @@ from typing import Final
 
 from engine.base.errors import InvalidName, LimitExceeded, MalformedRecord
 from engine.base.ids import RUN_ID_BYTES, RunId, TenantId, tenant_id
-from engine.base.limits import idempotency_key_bytes_max
+from engine.base.limits import idempotency_key_bytes_max, state_scope_key_bytes_max
 from engine.ext.append import SegmentHead
 
 HEAD_TAG: Final = b"h"  # h + run id -> where the segment begins and ends; sealed or trimmed runs
@@ -27,10 +27,12 @@ EXPIRY_TAG: Final = b"x"  # x + when it was made (ms) + an idempotency row's key
 FINISHED_TAG: Final = b"f"  # f + when it ended (ms) + run id -> nothing; not yet archived
 BATCH_TAG: Final = b"b"  # b + batch id -> what the archive knows of the batch
 ARCHIVE_TAG: Final = b"a"  # a + name -> a single fact of the archive
-STATE_TAG: Final = b"s"  # s + scope and its key + name -> a value that outlives its run
+STATE_TAG: Final = b"s"  # s + project + NUL + scope and its key + name -> value that outlives runs
 
 # first offset, next offset, sealed
 _HEAD: Final = struct.Struct(">QQB")
+# scope, length of the scope's key
+_SCOPE: Final = struct.Struct(">BH")
 # Milliseconds, big-endian, so that keys are in the order of time.
 _TIME: Final = struct.Struct(">Q")
 
@@ -67,6 +69,23 @@ def split_expiry_key(key: bytes) -> tuple[int, bytes]:
     return int(_TIME.unpack_from(key, 1)[0]), key[1 + _TIME.size :]
 
 
+def state_scope_prefix(project: str, scope: int, scope_key: str) -> bytes:
+    """What the keys of all values of one session, user or entity begin with. The key's length
+    stands before it, so that no key and name together look like another key and name."""
+    encoded = scope_key.encode()
+    if len(encoded) > state_scope_key_bytes_max:
+        raise LimitExceeded(
+            f"the id of a session, user or entity has at most {state_scope_key_bytes_max} bytes to "
+            f"keep state under it, this one has {len(encoded)}",
+            field="scope_key",
+        )
+    return STATE_TAG + project.encode() + b"\x00" + _SCOPE.pack(scope, len(encoded)) + encoded
+
+
+def state_key(project: str, scope: int, scope_key: str, name: str) -> bytes:
+    return state_scope_prefix(project, scope, scope_key) + name.encode()
+
+
 def finished_key(ended_ms: int, run: RunId | bytes) -> bytes:
     return FINISHED_TAG + _TIME.pack(ended_ms) + run
 
@@ -74,6 +93,14 @@ def finished_key(ended_ms: int, run: RunId | bytes) -> bytes:
 def split_finished_key(key: bytes) -> tuple[int, RunId]:
     """When the run ended, and which it is."""
     return int(_TIME.unpack_from(key, 1)[0]), RunId(key[1 + _TIME.size :])
+
+
+def batch_key(batch_id: str) -> bytes:
+    return BATCH_TAG + batch_id.encode()
+
+
+def archive_key(name: str) -> bytes:
+    return ARCHIVE_TAG + name.encode()
 
 
 def encode_head(head: SegmentHead) -> bytes:

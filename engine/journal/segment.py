@@ -20,12 +20,13 @@ from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, record_key
 from engine.journal.layout import HEAD_TAG
 from engine.model.records import NewRecord, Record, RecordKind
+from engine.model.rows import RowValue
 from engine.model.runs import RunSummary
 
 if TYPE_CHECKING:
     from engine.journal.tenant import TenantJournal
 
-Row = tuple[bytes, bytes | None]
+Row = tuple[bytes, RowValue]
 
 
 class Segment:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import enum
 import gc
+import itertools
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,6 +24,7 @@ from engine.base.errors import EngineError, JournalClosed
 from engine.base.limits import KIB, MIB
 from engine.ext.append import PendingBatch
 from engine.journal.faults import StoreStalled, damaged, is_stall, translate
+from engine.model.rows import made
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,7 +159,7 @@ class Store:
         handle = self._rows_handle
         for begin_key, end_key in batch.ranges:
             write.delete_range(begin_key, end_key)
-        for key, value in batch.rows:
+        for key, value in made(batch.rows):
             if value is None:
                 write.delete(key, handle)
             else:
@@ -205,7 +208,7 @@ class Store:
         values: Iterator[bytes] = self._db.values(
             from_key=begin_key, read_opt=_read_options(begin_key, end_key)
         )
-        return values
+        return _holding(values, begin_key, end_key)
 
     def last_record_key(self, begin_key: bytes, end_key: bytes) -> bytes | None:
         """The greatest record key in [begin_key, end_key)."""
@@ -237,12 +240,22 @@ class Store:
         cursor.seek(next_key)
         self._guarded(cursor.status)
 
+    def snapshot(self) -> StoreSnapshot:
+        """How everything is at this moment, to be read later; taking it costs microseconds."""
+        try:
+            return StoreSnapshot(self._rows.iter(), self._db.iter(), self.path)
+        except Exception as error:
+            raise translate(error, self.path) from error
+
     def checkpoint(self, path: Path) -> None:
         """A consistent copy at `path`, by hard links where the file system allows."""
         self._guarded(lambda: rocks.Checkpoint(self._db).create_checkpoint(str(path)))
 
     def compact_records(self, begin_key: bytes | None, end_key: bytes | None) -> None:
         self._guarded(self._db.compact_range, begin_key, end_key)
+
+    def compact_rows(self) -> None:
+        self._guarded(self._rows.compact_range, None, None)
 
     def statistics(self) -> dict[str, int]:
         """RocksDB's own numbers about this store."""
@@ -260,6 +273,14 @@ class Store:
 
     def live_files(self) -> list[Path]:
         return [Path(str(self.path) + str(file["name"])) for file in self._db.live_files()]
+
+    def open_again(self, resources: StoreResources, mode: OpenMode) -> Store:
+        """The same database, opened beside this one or after it."""
+        return Store(self.path, resources, mode)
+
+    def free_bytes(self) -> int:
+        """Room on the disk of the store."""
+        return shutil.disk_usage(self.path).free
 
     def sequence_number(self) -> int:
         return int(self._db.latest_sequence_number())
@@ -287,6 +308,67 @@ class Store:
             return call(*arguments, **named)
         except Exception as error:
             raise translate(error, self.path) from error
+
+
+class StoreSnapshot:
+    """A store as it was. The rows were taken first: a record may be there that has no row yet, a
+    row never without its records. Keep it no longer than needed: while it lives, nothing that was
+    deleted since gives its room back, and the store cannot be closed. Not for two threads at once.
+
+    Made of cursors, which see what there was when they were made; the driver has snapshots, but
+    what iterates over one of those sees the present.
+    """
+
+    def __init__(self, rows: rocks.RdictIter, records: rocks.RdictIter, path: Path) -> None:
+        self._rows = _Cursor(rows, path)
+        self._records = _Cursor(records, path)
+
+    def row(self, key: bytes) -> bytes | None:
+        return next((value for _, value in self._rows.scan(key, key + b"\x00")), None)
+
+    def rows(self, prefix: bytes, begin: bytes = b"") -> Iterator[Pair]:
+        """As `Store.rows`."""
+        return self._rows.scan(max(prefix, begin), key_after_prefix(prefix))
+
+    def record_values(self, begin_key: bytes, end_key: bytes) -> Iterator[bytes]:
+        """As `Store.record_values`, and like `rows` it raises where the disk gives too little."""
+        return (value for _, value in self._records.scan(begin_key, end_key))
+
+
+class _Cursor:
+    """One of the driver's, for several scans that may be gone on with in any order."""
+
+    def __init__(self, cursor: rocks.RdictIter, path: Path) -> None:
+        self._cursor = cursor
+        self._path = path
+        self._scan_count = 0
+
+    def scan(self, begin_key: bytes, end_key: bytes) -> Iterator[Pair]:
+        cursor = self._cursor
+        cursor.seek(begin_key)
+        self._scan_count += 1
+        mine = self._scan_count
+        while cursor.valid():
+            key: bytes = cursor.key()
+            if key >= end_key:
+                return
+            yield key, cursor.value()
+            if self._scan_count == mine:
+                cursor.next()
+            else:  # somebody else has moved it meanwhile
+                cursor.seek(key + b"\x00")
+                self._scan_count += 1
+                mine = self._scan_count
+        try:
+            cursor.status()
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+
+def _holding(values: Iterator[bytes], begin_key: bytes, end_key: bytes) -> Iterator[bytes]:
+    """The driver's iterator reads its bounds from the very bytes objects that it was given, and
+    does not keep them alive. Chained, since a generator would cost as much as the reading."""
+    return itertools.chain(values, itertools.repeat((begin_key, end_key), 0))  # type: ignore[arg-type]
 
 
 def _read_options(begin_key: bytes, end_key: bytes) -> rocks.ReadOptions:

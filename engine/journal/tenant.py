@@ -8,10 +8,10 @@ from the disk, since what was pending when it stopped may or may not have been w
 from __future__ import annotations
 
 import contextlib
-import shutil
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import trio
@@ -39,9 +39,9 @@ from engine.journal.committer import (
     Release,
     wake_tail,
 )
-from engine.journal.layout import HEAD_TAG, decode_head, encode_head, head_key
+from engine.journal.layout import HEAD_TAG, decode_head, encode_head, head_key, run_key
 from engine.journal.segment import Segment
-from engine.journal.store import OpenMode, Store, StoreResources
+from engine.journal.store import OpenMode, Store, StoreResources, StoreSnapshot
 from engine.journal.wal import WalReport
 from engine.model.runs import RunSummary
 
@@ -54,6 +54,16 @@ class TenantStatistics(msgspec.Struct, frozen=True):
     store: dict[str, int]
     segments_open: int
     stopped_by: str | None
+
+
+class JournalFollower(Protocol):
+    """Who keeps in memory what follows from the records, and must not be ahead of the disk."""
+
+    def stopped(self, error: EngineError) -> None:
+        """Nothing is written from now on, and what was not acknowledged may not be there."""
+
+    def resumed(self) -> None:
+        """Writing goes on, with every head read anew from the disk."""
 
 
 class TenantJournal:
@@ -75,6 +85,7 @@ class TenantJournal:
         self.tenant_id = tenant
         self.wal_report = wal_report
         self.pins = 0
+        self.follower: JournalFollower | None = None
         self.used_us = clock.monotonic_us()
         self.committer = Committer(
             store,
@@ -87,6 +98,7 @@ class TenantJournal:
         )
         self.store = store
         self._resources = resources
+        self._threads = threads
         self._clock = clock
         self._resumed_us = 0
         self._resume_lock = trio.Lock()
@@ -94,24 +106,31 @@ class TenantJournal:
 
     # ---- segments ----
 
-    def open_segment(self, run: RunId) -> Segment:
-        """The view of a run's records, whether there are any or not."""
+    def open_segment(self, run: RunId, *, next_offset: int | None = None) -> Segment:
+        """The view of a run's records, whether there are any or not. Who has read in a row, which
+        is written with the records, where they end, says so, and the disk is not searched for it.
+        """
         head = self._heads.get(run)
         if head is None:
-            head = self._load_head(run)
+            head = self._load_head(run) if next_offset is None else self._head_at(run, next_offset)
             self._heads[run] = head
+        elif next_offset is not None and next_offset > head.next_offset:
+            # It was made by a reader from a row that has been written again since.
+            head.next_offset = head.durable_offset = next_offset
         return Segment(self, run, head)
 
     def new_segment(self, run: RunId) -> Segment:
         """As `open_segment`, for a run id made just now: the disk is not asked."""
-        assert run not in self._heads
-        head = SegmentHead(run)
-        self._heads[run] = head
+        head = self._heads.get(run)
+        if head is None:
+            head = self._heads[run] = SegmentHead(run)
+        # A child run that was lost with a failed write is started again under the same id, and
+        # somebody may still hold the head that it had; it was read anew when writing went on.
+        assert head.next_offset == 0
         return Segment(self, run, head)
 
     def _load_head(self, run: bytes) -> SegmentHead:
-        row = self.store.row(head_key(run))
-        head = SegmentHead(run) if row is None else decode_head(run, row)
+        head = self._head_at(run, 0)
         # Past the greatest offset: the last record of the run is the greatest key below that.
         last = self.store.last_record_key(
             record_key(run, head.first_offset), run + _LAST_OFFSET_KEY
@@ -119,6 +138,16 @@ class TenantJournal:
         if last is not None:
             head.next_offset = max(head.next_offset, split_key(last)[1] + 1)
             head.durable_offset = head.next_offset
+        return head
+
+    def _head_at(self, run: bytes, next_offset: int) -> SegmentHead:
+        """Where a segment ends of which nothing is on its way to the disk: at the given offset, or
+        further on if it was sealed or trimmed there."""
+        row = self.store.row(head_key(run))
+        if row is None:
+            return SegmentHead(run, 0, next_offset)
+        head = decode_head(run, row)
+        head.next_offset = head.durable_offset = max(head.next_offset, next_offset)
         return head
 
     def runs(self) -> Iterator[RunId]:
@@ -143,6 +172,33 @@ class TenantJournal:
     def rows_backwards(self, tag: bytes, below: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows of a tag whose rest of the key is less than `below`, greatest first."""
         return self.store.rows_backwards(tag, tag + below)
+
+    def snapshot(self) -> StoreSnapshot:
+        """Everything that is durable at this moment, to be read later and on any thread."""
+        return self.store.snapshot()
+
+    async def delete_runs(
+        self,
+        neighbours: Sequence[Sequence[RunId]],
+        rows: Sequence[tuple[bytes, bytes | None]],
+    ) -> None:
+        """Delete ended runs: their records, heads and state rows, and change `rows` with them, in
+        one batch. Who still reads one of them is told that its records were trimmed.
+
+        Each of `neighbours` are runs between whose first and last, by id, no other run lies nor
+        will lie: their records go as one range, since many small ones slow every read down.
+        """
+        await self.wait_until_writable()
+        changes = list(rows)
+        ranges = [
+            (record_key(runs[0], 0), runs[-1] + _LAST_OFFSET_KEY + b"\x00") for runs in neighbours
+        ]
+        for run in (run for runs in neighbours for run in runs):
+            head = self._heads.get(run)
+            if head is not None:
+                head.first_offset = head.next_offset
+            changes += ((head_key(run), None), (run_key(run), None))
+        await self._change_rows(changes, ranges)
 
     async def write_rows(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Rows without a record, durable when this returns."""
@@ -210,13 +266,13 @@ class TenantJournal:
 
     # ---- stopping and resuming ----
 
-    async def wait_until_writable(self, record_count: int = 1) -> None:
+    async def wait_until_writable(self, record_count: int = 1, byte_count: int = 0) -> None:
         """Until the queue has room; raises if the tenant is stopped for good or closed."""
         committer = self.committer
         if committer.stopped_by is not None and not await self.try_resume():
             committer.raise_if_stopped()
-        if not committer.pending.has_room_for(record_count):
-            await committer.wait_for_room(record_count)
+        if not committer.has_room_for(record_count, byte_count):
+            await committer.wait_for_room(record_count, byte_count)
         committer.raise_if_stopped()
 
     async def try_resume(self) -> bool:
@@ -228,7 +284,7 @@ class TenantJournal:
             if (
                 not isinstance(self.committer.stopped_by, StorageFull)
                 or now_us - self._resumed_us < limits.resume_interval_ms * 1_000
-                or shutil.disk_usage(self.store.path).free < limits.resume_free_bytes_min
+                or self.store.free_bytes() < limits.resume_free_bytes_min
             ):
                 return False
             self._resumed_us = now_us
@@ -241,15 +297,14 @@ class TenantJournal:
     async def _reopen(self) -> None:
         """Read-only first, so that reads go on while the other is closed and opened anew. A store
         that met a fault may not close cleanly; what it owes is in its log."""
-        path = self.store.path
         with trio.CancelScope(shield=True):
             stopped = self.store
-            self.store = reader = await self._open_store(path, OpenMode.READ_ONLY)
+            self.store = reader = await self._open_again(stopped, OpenMode.READ_ONLY)
             with contextlib.suppress(EngineError):
-                await trio.to_thread.run_sync(stopped.close)
-            self.store = await self._open_store(path, OpenMode.READ_WRITE)
+                await self._threads.call(stopped.close)
+            self.store = await self._open_again(reader, OpenMode.READ_WRITE)
             with contextlib.suppress(EngineError):
-                await trio.to_thread.run_sync(reader.close)
+                await self._threads.call(reader.close)
         for run, head in list(self._heads.items()):
             found = self._load_head(run)
             head.first_offset = found.first_offset
@@ -257,14 +312,18 @@ class TenantJournal:
             head.durable_offset = found.durable_offset
             head.sealed = found.sealed
         self.committer.resume(self.store)
+        if self.follower is not None:
+            self.follower.resumed()
 
-    async def _open_store(self, path: Path, mode: OpenMode) -> Store:
-        return await trio.to_thread.run_sync(Store, path, self._resources, mode)
+    async def _open_again(self, store: Store, mode: OpenMode) -> Store:
+        return await self._threads.call(lambda: store.open_again(self._resources, mode))
 
     def _on_stop(self, error: EngineError) -> None:
         """Who tails a segment of a stopped tenant is woken, to be told."""
         for head in list(self._heads.values()):
             wake_tail(head)
+        if self.follower is not None:
+            self.follower.stopped(error)
 
     # ---- for the keeper of all tenants ----
 
@@ -277,6 +336,12 @@ class TenantJournal:
     def flush(self) -> None:
         """Write out what is in memory, so that the next open has nothing to replay."""
         self.store.flush()
+
+    def hint_compaction(self, first: RunId, last: RunId) -> None:
+        """Blocking. Between these two much was deleted: a good time to give the room back."""
+        self.store.compact_records(record_key(first, 0), last + _LAST_OFFSET_KEY + b"\x00")
+        # Of rows all: there are few left of those that go by time and not by run.
+        self.store.compact_rows()
 
     def compact(self) -> None:
         self.store.compact_records(None, None)
@@ -299,7 +364,7 @@ class TenantJournal:
         """Commit what is pending, then close the store. Views of it raise from now on."""
         await self.committer.aclose()
         self._on_stop(JournalClosed("closed"))
-        await trio.to_thread.run_sync(self.store.close)
+        await self._threads.call(self.store.close)
 
 
 def unknown_tenant(tenant: TenantId) -> TenantUnknown:

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import trio
 
@@ -17,10 +18,11 @@ from engine.base.clock import Clock, ManualClock, system_clock
 from engine.base.ids import RunId, TenantId
 from engine.base.limits import MIB
 from engine.config.settings import JournalSettings
+from engine.ext.append import PendingBatch
 from engine.journal.committer import CommitThreads, Durability, LoopBudget, Release, release_calls
 from engine.journal.layout import lock_path
 from engine.journal.segment import Segment
-from engine.journal.store import OpenMode, StoreResources
+from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.tenant import TenantJournal
 from engine.journal.tenants import Journal, open_journal
 from engine.journal.wal import check_wal
@@ -134,6 +136,23 @@ async def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert system_clock.monotonic_us() < deadline_us, "it never happened"
         await trio.lowlevel.checkpoint()
+
+
+def write_directly(
+    store: Store,
+    *,
+    records: Sequence[tuple[bytes, bytes]] = (),
+    rows: Sequence[tuple[bytes, bytes | None]] = (),
+    ranges: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Past the committer: what nothing in the engine writes, or all at once."""
+    batch = SimpleNamespace(
+        keys=[key for key, _ in records],
+        values=[value for _, value in records],
+        rows=list(rows),
+        ranges=list(ranges),
+    )
+    store.write(store.prepare(cast("PendingBatch", batch)), sync=False)
 
 
 class ForwardClock(ManualClock):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -17,6 +18,7 @@ from engine.base.errors import EngineError
 from engine.ext.append import PendingBatch
 from engine.journal.faults import StoreStalled
 from engine.journal.store import OpenMode, Store, StoreResources
+from engine.model.rows import made
 
 PATIENCE_S = 60  # for what happens at once unless something is broken
 
@@ -107,7 +109,7 @@ class MemoryStore:
         self._loop_thread = threading.get_ident()
 
     def prepare(self, batch: PendingBatch) -> Written:
-        return Written(list(batch.keys), list(batch.values), list(batch.rows))
+        return Written(list(batch.keys), list(batch.values), made(batch.rows))
 
     def write(self, prepared: Written, *, sync: bool, may_stall: bool = True) -> None:
         self._gate.pass_write(sync=sync, may_stall=may_stall)
@@ -127,7 +129,7 @@ class GatedStore(Store):
         super().__init__(path, resources, mode)
         self._gate = gate
 
-    def write(self, prepared: object, *, sync: bool, may_stall: bool = True) -> None:
+    def write(self, prepared: Any, *, sync: bool, may_stall: bool = True) -> None:
         self._gate.pass_write(sync=sync, may_stall=may_stall)
         super().write(prepared, sync=sync, may_stall=may_stall)
         self._gate.after_write()

@@ -14,7 +14,6 @@ import trio
 from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import EngineError, StorageFailed, StorageFull
-from engine.journal import tenant as tenant_module
 from engine.journal.store import OpenMode, Store
 from engine.journal.tenant import TenantJournal
 from tests.journal.harness import NOW_US, RUN, STEP, append, gated_tenant, payloads_of
@@ -138,13 +137,13 @@ def store_that_fails(
     """The modes in which a store was to be opened; some of them fail."""
     tried: list[OpenMode] = []
 
-    def open_store(path: Path, resources: object, mode: OpenMode) -> Store:
+    def open_again(store: Store, resources: object, mode: OpenMode) -> Store:
         tried.append(mode)
         if fails(mode):
             raise StorageFull("still no room")
-        return Store(path, resources, mode)  # type: ignore[arg-type]
+        return Store(store.path, resources, mode)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tenant_module, "Store", open_store)
+    monkeypatch.setattr(Store, "open_again", open_again)
     return tried
 
 
