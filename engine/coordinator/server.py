@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from typing import Any, Final, NamedTuple
 
 import grpclib.const
@@ -66,6 +67,7 @@ class Coordinator:
         self,
         address: Address,
         *,
+        tls: ssl.SSLContext | None = None,
         task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Until cancelled; then the workers are told, and what is ready is still sent to them.
@@ -73,7 +75,7 @@ class Coordinator:
         with await _listening(address) as listener:
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(self._on_loop_error)
-                server = await trio_asyncio.aio_as_trio(self._start)(listener)
+                server = await trio_asyncio.aio_as_trio(self._start)(listener, tls)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self.liveness.run)
@@ -91,9 +93,9 @@ class Coordinator:
         both_ways = grpclib.const.Cardinality.STREAM_STREAM
         return {CONNECT_METHOD: grpclib.const.Handler(self._serve_stream, both_ways, bytes, bytes)}
 
-    async def _start(self, listener: socket.socket) -> BoundedServer:
+    async def _start(self, listener: socket.socket, tls: ssl.SSLContext | None) -> BoundedServer:
         server = BoundedServer(self, unused_s_max=self._settings.register_ms / 1_000)
-        await server.start(sock=listener, backlog=_BACKLOG)
+        await server.start(sock=listener, backlog=_BACKLOG, ssl=tls)
         return server
 
     async def _stop(self, server: BoundedServer) -> None:

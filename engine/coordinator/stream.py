@@ -126,6 +126,9 @@ class WorkerStream:
             return
         if self._session is None:
             self._outbox.clear()
+        else:
+            # It loses what it holds in an orderly way, which is held against none of the runs.
+            self._session.drain()
         self._finish_with(wire.encode(Draining(reason=reason)))
         if self._reader is not None:
             self._reader.cancel()

@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from engine.base import limits
 from engine.core.retry import rule_of
-from engine.core.state import BufferedSignal, OpenWait, RunState
+from engine.core.state import (
+    BufferedSignal,
+    OpenWait,
+    RunState,
+    signal_bytes,
+    wait_bytes,
+)
 from engine.core.transitions import status_after
 from engine.model.payloads import (
     ChildFinished,
@@ -26,6 +32,7 @@ from engine.model.payloads import (
     RunStarted,
     SignalReceived,
     StateChanged,
+    StateScope,
     WaitCreated,
     WaitKind,
     WaitResolved,
@@ -37,8 +44,11 @@ _PROGRESS: Final = frozenset(
         RecordKind.STEP_COMPLETED,
         RecordKind.STEP_FAILED,
         RecordKind.WAIT_CREATED,
+        RecordKind.WAIT_RESOLVED,
         RecordKind.CHILD_STARTED,
+        RecordKind.STATE_READ,
         RecordKind.STATE_CHANGED,
+        RecordKind.STATE_CONFLICTED,
         # A worker that reports a failure is alive.
         RecordKind.RUN_RETRYING,
     }
@@ -48,6 +58,7 @@ UNREAD_KINDS: Final = frozenset(
     {
         RecordKind.STEP_COMPLETED,
         RecordKind.STEP_FAILED,
+        RecordKind.STATE_CONFLICTED,
         RecordKind.USAGE_REPORTED,
         RecordKind.RUN_YIELDED,
         RecordKind.RUN_COMPLETED,
@@ -71,6 +82,7 @@ def apply(state: RunState, kind: RecordKind, payload: Payload | None, timestamp_
         state.waits.clear()
         state.signals.clear()
         state.children.clear()
+        state.signals_bytes = state.waits_bytes = 0
     state.next_offset += 1
 
 
@@ -84,8 +96,11 @@ def _accepted(state: RunState, payload: RunAccepted, timestamp_us: int) -> None:
     state.correlation_id = payload.correlation_id
     state.trace_id = payload.trace_id
     state.parent_run_id = payload.parent_run_id
+    state.tags = dict(payload.tags)
     state.parent_position = payload.parent_position
     state.start_at_ms = payload.start_at_ms
+    state.session_id = payload.session_id
+    state.user_id = payload.user_id
     state.retry = rule_of(payload.retry)
 
 
@@ -93,8 +108,13 @@ def _started(state: RunState, payload: RunStarted, timestamp_us: int) -> None:
     state.attempt = payload.attempt
     state.lease_epoch = payload.lease_epoch
     state.worker_id = payload.worker_id
-    state.fruitless_starts += 1
     state.started_ms = state.started_ms or timestamp_us // 1_000
+
+
+def _yielded(state: RunState, _: Payload, __: int) -> None:
+    # Counted where the worker was lost and not at the start: when the engine itself went away, it
+    # was nobody's fault.
+    state.fruitless_starts += 1
 
 
 def _step_completed(state: RunState, _: Payload, __: int) -> None:
@@ -106,34 +126,38 @@ def _step_failed(state: RunState, _: Payload, __: int) -> None:
 
 
 def _wait_created(state: RunState, payload: WaitCreated, _: int) -> None:
-    state.waits.setdefault(
-        payload.wait_id,
-        OpenWait(
-            position=payload.position,
-            wait_id=payload.wait_id,
-            kind=int(payload.kind),
-            name=payload.name,
-            due_ms=payload.due_ms,
-            has_default=payload.has_default,
-            default=payload.default,
-            question=payload.question,
-            input_type=payload.input_type,
-            options=payload.options,
-        ),
+    if payload.wait_id in state.waits:
+        return
+    state.waits_bytes += wait_bytes(payload)
+    state.waits[payload.wait_id] = OpenWait(
+        position=payload.position,
+        wait_id=payload.wait_id,
+        kind=int(payload.kind),
+        name=payload.name,
+        due_ms=payload.due_ms,
+        has_default=payload.has_default,
+        default=payload.default,
+        question=payload.question,
+        input_type=payload.input_type,
+        options=payload.options,
     )
 
 
 def _wait_resolved(state: RunState, payload: WaitResolved, _: int) -> None:
     wait = state.waits.pop(payload.wait_id, None)
+    if wait is not None:
+        state.waits_bytes -= wait_bytes(wait)
     if wait is not None and wait.kind == WaitKind.SIGNAL and payload.signal_id:
         for at, signal in enumerate(state.signals):
             if signal.signal_id == payload.signal_id:
+                state.signals_bytes -= signal_bytes(signal.name, signal.signal_id, signal.payload)
                 del state.signals[at]
                 break
 
 
 def _signal_received(state: RunState, payload: SignalReceived, _: int) -> None:
     state.signals.append(BufferedSignal(payload.name, payload.signal_id, payload.payload))
+    state.signals_bytes += signal_bytes(payload.name, payload.signal_id, payload.payload)
     state.signal_ids.append(payload.signal_id)
     # Bounded: an id older than this many signals may count a second time.
     del state.signal_ids[: -limits.signal_ids_kept_max]
@@ -149,7 +173,8 @@ def _child_finished(state: RunState, payload: ChildFinished, _: int) -> None:
 
 
 def _state_changed(state: RunState, payload: StateChanged, _: int) -> None:
-    state.revisions[payload.name] = payload.revision
+    if payload.scope in (0, StateScope.RUN):  # shared state is not the run's
+        state.revisions[payload.name] = payload.revision
 
 
 def _retrying(state: RunState, payload: RunRetrying, _: int) -> None:
@@ -177,6 +202,7 @@ def _note_error(state: RunState, error: Error | None) -> None:
 _HANDLERS: Final[dict[RecordKind, Callable[[RunState, Any, int], None]]] = {
     RecordKind.RUN_ACCEPTED: _accepted,
     RecordKind.RUN_STARTED: _started,
+    RecordKind.RUN_YIELDED: _yielded,
     RecordKind.STEP_COMPLETED: _step_completed,
     RecordKind.STEP_FAILED: _step_failed,
     RecordKind.WAIT_CREATED: _wait_created,

@@ -15,7 +15,7 @@ import msgspec
 from engine.base import limits
 from engine.base.errors import LimitExceeded, RunTerminal, StaleFence, UnknownWait
 from engine.core.report import decide_report
-from engine.core.state import RunState
+from engine.core.state import RunState, signal_bytes, text_bytes
 from engine.core.values import Decision, Entry, end_run, resolve
 from engine.model import effects
 from engine.model.commands import (
@@ -111,6 +111,12 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
             "some first",
             signals=len(state.signals),
         )
+    waiting = [
+        wait
+        for wait in state.waits.values()
+        if wait.kind == WaitKind.SIGNAL and wait.name == command.name
+    ]
+    _check_signal_size(state, command, is_taken=bool(waiting))
     received = SignalReceived(
         signal_id=command.signal_id,
         name=command.name,
@@ -118,11 +124,6 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
         sender=command.sender,
     )
     decision = Decision([Entry(RecordKind.SIGNAL_RECEIVED, received)])
-    waiting = [
-        wait
-        for wait in state.waits.values()
-        if wait.kind == WaitKind.SIGNAL and wait.name == command.name
-    ]
     if waiting:
         first = min(waiting, key=lambda wait: wait.position)
         resolve(
@@ -136,8 +137,33 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
     return decision
 
 
+def _check_signal_size(state: RunState, command: SendSignal, *, is_taken: bool) -> None:
+    """What waits for a run stands in its state row until the run takes it."""
+    size = signal_bytes(command.name, command.signal_id, command.payload)
+    if size > limits.signals_buffered_bytes_max:
+        raise LimitExceeded(
+            f"the signal {command.name!r} has {size} bytes, the limit is "
+            f"{limits.signals_buffered_bytes_max}; store large values elsewhere and send a "
+            "reference",
+            field="payload",
+        )
+    if not is_taken and state.signals_bytes + size > limits.signals_buffered_bytes_max:
+        raise LimitExceeded(
+            f"signals of {state.signals_bytes} bytes wait for this run and {size} more would be "
+            f"over the limit of {limits.signals_buffered_bytes_max}; it has to take some first, "
+            "or send references to values that are stored elsewhere",
+            signals_bytes=state.signals_bytes,
+        )
+
+
 def _resolve_wait(state: RunState, command: ResolveWait, now_ms: int) -> Decision:
     _refuse_if_ended(state, "be answered")
+    if len(command.value) > limits.input_bytes_max:
+        raise LimitExceeded(
+            f"the answer has {len(command.value)} bytes, the limit is {limits.input_bytes_max}; "
+            "store large values elsewhere and answer with a reference",
+            field="value",
+        )
     wait = state.waits.get(command.wait_id)
     if wait is None or wait.kind != WaitKind.USER:
         open_ids = [w.wait_id for w in state.waits.values() if w.kind == WaitKind.USER]
@@ -155,23 +181,22 @@ def _time_has_come(state: RunState, command: TimeHasCome, now_ms: int) -> Decisi
     decision = Decision([])
     if state.is_terminal:
         return decision
-    for wait in sorted(state.waits.values(), key=lambda wait: (wait.due_ms, wait.position)):
-        if wait.due_ms and wait.due_ms <= now_ms:
-            timed_out = wait.kind != WaitKind.TIMER
-            resolve(
-                state,
-                decision,
-                wait,
-                WaitOutcome.TIMED_OUT if timed_out else WaitOutcome.FIRED,
-                value=wait.default,
-            )
-    due_ms = state.next_due_ms()
-    starts = state.status is RunStatus.RETRYING or (
-        state.status is RunStatus.QUEUED and state.attempt == 0
-    )
-    if starts and due_ms is not None and due_ms <= now_ms:
+    over = [wait for wait in state.waits.values() if 0 < wait.due_ms <= now_ms]
+    over.sort(key=lambda wait: (wait.due_ms, wait.position))
+    for wait in over[: limits.waits_resolved_per_look_max]:
+        timed_out = wait.kind != WaitKind.TIMER
+        resolve(
+            state,
+            decision,
+            wait,
+            WaitOutcome.TIMED_OUT if timed_out else WaitOutcome.FIRED,
+            value=wait.default,
+        )
+    if state.begins_at_ms is not None and state.begins_at_ms <= now_ms:
         decision.bookkeeping.append(effects.Enqueue(state.run_id))
-    elif due_ms is not None and due_ms > now_ms:
+    is_more_over = len(over) > limits.waits_resolved_per_look_max
+    due_ms = now_ms if is_more_over else state.next_due_ms(after_ms=now_ms)
+    if due_ms is not None:
         decision.bookkeeping.append(effects.SetTimer(state.run_id, due_ms))
     return decision
 
@@ -180,6 +205,12 @@ def _cancel(state: RunState, command: CancelRun, now_ms: int) -> Decision:
     if state.status is RunStatus.CANCELLED:
         return Decision([])
     _refuse_if_ended(state, "be cancelled")
+    if text_bytes(command.reason) > limits.error_bytes_max:
+        raise LimitExceeded(
+            f"the reason has {text_bytes(command.reason)} bytes, the limit is "
+            f"{limits.error_bytes_max}; give a shorter one",
+            field="reason",
+        )
     decision = end_run(
         state,
         RecordKind.RUN_CANCELLED,

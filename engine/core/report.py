@@ -2,7 +2,8 @@
 
 A report is one transition: all of its records or none. The records go into the journal as the
 bytes that came; the engine adds what it knows already (a signal that was there before its wait, a
-timer that is due, a child that has ended) and replaces a failure that the policy retries.
+timer that is due, a child that has ended), and replaces a failure that the policy retries and a
+question about shared state.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Final
 from engine.base import limits
 from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.core.retry import GiveUp, decide_retry
-from engine.core.state import OpenWait, RunState
+from engine.core.shared import asks_shared, decide_shared
+from engine.core.state import OpenWait, RunState, text_bytes, wait_bytes
 from engine.core.values import Decision, Entry, end_run, resolve
 from engine.model import effects
 from engine.model.commands import Report, ReportedEntry
@@ -24,6 +26,8 @@ from engine.model.payloads import (
     RunFailed,
     RunRetrying,
     RunYielded,
+    StateChanged,
+    StateScope,
     WaitCreated,
     WaitKind,
     WaitOutcome,
@@ -38,6 +42,7 @@ REPORTABLE: Final = frozenset(
         RecordKind.STEP_FAILED,
         RecordKind.WAIT_CREATED,
         RecordKind.CHILD_STARTED,
+        RecordKind.STATE_READ,
         RecordKind.STATE_CHANGED,
         RecordKind.USAGE_REPORTED,
         RecordKind.RUN_COMPLETED,
@@ -50,6 +55,7 @@ _ENDINGS: Final = frozenset({RecordKind.RUN_COMPLETED, RecordKind.RUN_FAILED})
 def decide_report(state: RunState, command: Report, now_ms: int) -> Decision:
     _check(state, command.entries)
     decision = Decision([])
+    shared = dict(command.shared)
     for reported in command.entries:
         kind = reported.kind
         if kind is RecordKind.WAIT_CREATED:
@@ -58,6 +64,8 @@ def decide_report(state: RunState, command: Report, now_ms: int) -> Decision:
             _child_started(state, decision, reported)
         elif kind in _ENDINGS:
             _ended(state, decision, reported, now_ms)
+        elif asks_shared(reported.payload):
+            decide_shared(state, decision, reported.payload, shared)
         else:
             decision.entries.append(Entry(kind, reported.payload, reported.raw))
     return decision
@@ -83,6 +91,44 @@ def _check(state: RunState, entries: tuple[ReportedEntry, ...]) -> None:
             f"a run has at most {limits.waits_open_max} open waits; wait for some first",
             waits=len(state.waits),
         )
+    _check_waits(state, [e.payload for e in entries if isinstance(e.payload, WaitCreated)])
+    _check_names(state, [e.payload for e in entries if isinstance(e.payload, StateChanged)])
+
+
+def _check_waits(state: RunState, created: list[WaitCreated]) -> None:
+    """Open waits stand in the state row, with their questions and defaults."""
+    size = sum(map(wait_bytes, created))
+    if state.waits_bytes + size > limits.waits_open_bytes_max:
+        raise LimitExceeded(
+            f"the questions, names and defaults of the run's open waits would have "
+            f"{state.waits_bytes + size} bytes, the limit is {limits.waits_open_bytes_max}; store "
+            "large values elsewhere and use a reference",
+            waits_bytes=state.waits_bytes + size,
+        )
+    for wait in created:
+        if len(wait.wait_id) > limits.wait_id_length_max:
+            raise LimitExceeded(
+                f"a wait's id has at most {limits.wait_id_length_max} characters, this one has "
+                f"{len(wait.wait_id)}",
+                field="wait_id",
+            )
+
+
+def _check_names(state: RunState, changed: list[StateChanged]) -> None:
+    names = {change.name for change in changed if change.scope in (0, StateScope.RUN)}
+    for name in names:
+        if text_bytes(name) > limits.state_name_bytes_max:
+            raise LimitExceeded(
+                f"the name of a piece of state has 1 to {limits.state_name_bytes_max} bytes, this "
+                f"one has {text_bytes(name)}",
+                field="name",
+            )
+    if names and len(names | state.revisions.keys()) > limits.state_names_max:
+        raise LimitExceeded(
+            f"a run has at most {limits.state_names_max} pieces of state; keep what belongs "
+            "together in one",
+            names=len(state.revisions),
+        )
 
 
 def _wait_created(
@@ -94,23 +140,35 @@ def _wait_created(
 ) -> None:
     payload = reported.payload
     assert isinstance(payload, WaitCreated)
-    if payload.wait_id not in resolved_meanwhile:
+    # A worker asks and, when it has nothing else to do, parks on the same wait: once is enough, and
+    # what has come for it is not to be taken twice.
+    is_over = payload.wait_id in resolved_meanwhile or any(
+        isinstance(entry.payload, WaitResolved) and entry.payload.wait_id == payload.wait_id
+        for entry in decision.entries
+    )
+    if not is_over:
         decision.entries.append(Entry(reported.kind, payload, reported.raw))
         if not _resolve_at_once(state, decision, payload, now_ms) and payload.due_ms:
             decision.bookkeeping.append(effects.SetTimer(state.run_id, payload.due_ms))
     if payload.parks:
-        _park(state, decision, resolved_meanwhile)
+        _park(state, decision, resolved_meanwhile, is_written=not is_over)
 
 
-def _park(state: RunState, decision: Decision, resolved_meanwhile: frozenset[str]) -> None:
+def _park(
+    state: RunState,
+    decision: Decision,
+    resolved_meanwhile: frozenset[str],
+    *,
+    is_written: bool,
+) -> None:
     """The run gives its slot back. It sleeps only if nothing that it waits for has come, be it on
     its way to the worker or in this very report."""
     decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
     resolved = [entry.kind is RecordKind.WAIT_RESOLVED for entry in decision.entries]
     if not resolved_meanwhile and not any(resolved):
         return
-    if not (resolved and resolved[-1]):
-        # The last record parks the run; without this one it would stay parked.
+    if not is_written or not resolved[-1]:
+        # Parked by its last record, or held by nobody without it: either way it has to go on.
         yielded = RunYielded(lease_epoch=state.lease_epoch, reason="a wait was resolved")
         decision.entries.append(Entry(RecordKind.RUN_YIELDED, yielded))
     decision.bookkeeping.append(effects.Enqueue(state.run_id))
@@ -170,6 +228,12 @@ def _child_started(state: RunState, decision: Decision, reported: ReportedEntry)
             f"a run has at most {limits.children_open_max} open children; join some first",
             children=len(state.children),
         )
+    if len(payload.input) > limits.input_bytes_max:
+        raise LimitExceeded(
+            f"the input of child {payload.component!r} has {len(payload.input)} bytes, the limit "
+            f"is {limits.input_bytes_max}; store large values elsewhere and pass a reference",
+            field="input",
+        )
     decision.entries.append(Entry(reported.kind, payload, reported.raw))
     decision.bookkeeping.append(
         effects.StartChild(
@@ -178,6 +242,7 @@ def _child_started(state: RunState, decision: Decision, reported: ReportedEntry)
             payload.child_run_id,
             payload.component,
             payload.input,
+            payload.entity_key,
         )
     )
 
@@ -186,6 +251,7 @@ def _ended(state: RunState, decision: Decision, reported: ReportedEntry, now_ms:
     payload = reported.payload
     if isinstance(payload, RunFailed):
         error = payload.error or Error(code="unknown", message="the worker gave no reason")
+        _check_error(error)
         follows = decide_retry(
             state.retry,
             error,
@@ -202,6 +268,12 @@ def _ended(state: RunState, decision: Decision, reported: ReportedEntry, now_ms:
         )
     else:
         assert isinstance(payload, RunCompleted)
+        if len(payload.output) > limits.output_bytes_max:
+            raise LimitExceeded(
+                f"the output of {state.component!r} has {len(payload.output)} bytes, the limit is "
+                f"{limits.output_bytes_max}; store large values elsewhere and return a reference",
+                field="output",
+            )
         ending = end_run(
             state,
             reported.kind,
@@ -213,6 +285,16 @@ def _ended(state: RunState, decision: Decision, reported: ReportedEntry, now_ms:
     decision.entries.extend(ending.entries)
     decision.bookkeeping.extend(ending.bookkeeping)
     decision.after_commit.extend(ending.after_commit)
+
+
+def _check_error(error: Error) -> None:
+    size = sum(map(text_bytes, (error.code, error.message, error.type, error.traceback)))
+    if size > limits.error_bytes_max:
+        raise LimitExceeded(
+            f"the error {error.code[:80]!r} has {size} bytes with its traceback, the limit is "
+            f"{limits.error_bytes_max}; raise it with a shorter message",
+            field="error",
+        )
 
 
 def _retry_later(state: RunState, decision: Decision, error: Error, due_ms: int) -> None:

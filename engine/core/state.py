@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.base import limits
+from engine.base.errors import MalformedRecord
 from engine.core.retry import DEFAULT_RULE, RetryRule
+from engine.model.payloads import WaitCreated
 from engine.model.runs import RunStatus
 
 
@@ -45,7 +48,7 @@ class RunState(msgspec.Struct, array_like=True):
     attempt: int = 0
     lease_epoch: int = 0
     worker_id: str = ""
-    # How often the run was handed out since it last got anywhere.
+    # How often the run was lost with its worker since it last got anywhere.
     fruitless_starts: int = 0
     created_ms: int = 0
     started_ms: int = 0
@@ -67,7 +70,7 @@ class RunState(msgspec.Struct, array_like=True):
     signal_ids: list[str] = msgspec.field(default_factory=list)
     # Joined children that have not ended: position -> run id.
     children: dict[int, bytes] = msgspec.field(default_factory=dict)
-    # State values of the run: name -> revision.
+    # State values of scope RUN: name -> revision.
     revisions: dict[str, int] = msgspec.field(default_factory=dict)
     steps_completed: int = 0
     steps_failed: int = 0
@@ -75,18 +78,53 @@ class RunState(msgspec.Struct, array_like=True):
     error_message: str = ""
     # Where the record that ended the run is; its payload has the output or the error.
     outcome_offset: int = 0
+    session_id: str = ""
+    user_id: str = ""
+    # What `signals` and `waits` hold of other people's values, since both must fit the row.
+    signals_bytes: int = 0
+    waits_bytes: int = 0
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def is_terminal(self) -> bool:
         return self.status is not None and self.status.is_terminal
 
-    def next_due_ms(self) -> int | None:
-        """When time alone will change something about this run."""
+    @property
+    def is_suspect(self) -> bool:
+        """It may be what its workers died of."""
+        return self.fruitless_starts > limits.fruitless_starts_shared_max
+
+    @property
+    def begins_at_ms(self) -> int | None:
+        """When its next attempt may begin, if that is a matter of time."""
         if self.status is RunStatus.RETRYING:
             return self.retry_at_ms
         if self.status is RunStatus.QUEUED and self.start_at_ms and self.attempt == 0:
             return self.start_at_ms
-        return min((wait.due_ms for wait in self.waits.values() if wait.due_ms), default=None)
+        return None
+
+    def next_due_ms(self, after_ms: int = -1) -> int | None:
+        """When time alone will change something about this run: its start, its next attempt, or
+        one of its waits, which go on while it backs off."""
+        due = [wait.due_ms for wait in self.waits.values() if wait.due_ms > max(after_ms, 0)]
+        begins_at_ms = self.begins_at_ms
+        if begins_at_ms is not None and begins_at_ms > after_ms:
+            due.append(begins_at_ms)
+        return min(due, default=None)
+
+
+def wait_bytes(wait: OpenWait | WaitCreated) -> int:
+    """How much of an open wait is its author's choice."""
+    texts = (wait.wait_id, wait.name, wait.question, wait.input_type, *wait.options)
+    return len(wait.default) + sum(map(text_bytes, texts))
+
+
+def signal_bytes(name: str, signal_id: str, payload: bytes) -> int:
+    return text_bytes(name) + text_bytes(signal_id) + len(payload)
+
+
+def text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -98,4 +136,11 @@ def encode_state(state: RunState) -> bytes:
 
 
 def decode_state(row: bytes) -> RunState:
-    return _DECODER.decode(row)
+    try:
+        return _DECODER.decode(row)
+    except msgspec.DecodeError as error:
+        raise MalformedRecord(
+            f"a state row of {len(row)} bytes is not the state of a run ({error}); run "
+            "`engine journal verify`, and `engine journal salvage` to have it made anew",
+            length=len(row),
+        ) from error

@@ -18,7 +18,15 @@ S = RunStatus
 
 # What a worker reports while it holds the run; none of it moves the status.
 _REPORTS: Final = dict.fromkeys(
-    (K.STEP_COMPLETED, K.STEP_FAILED, K.CHILD_STARTED, K.STATE_CHANGED, K.USAGE_REPORTED)
+    (
+        K.STEP_COMPLETED,
+        K.STEP_FAILED,
+        K.CHILD_STARTED,
+        K.STATE_READ,
+        K.STATE_CHANGED,
+        K.STATE_CONFLICTED,
+        K.USAGE_REPORTED,
+    )
 )
 # What reaches a run from outside at any time; none of it moves the status by itself.
 _ARRIVALS: Final = dict.fromkeys((K.SIGNAL_RECEIVED, K.CHILD_FINISHED, K.CANCEL_REQUESTED))

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from engine.base import limits
-from engine.base.errors import Gone
+from engine.base.errors import EngineError, Gone, OffsetTrimmed
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.model.payloads import Payload
 from engine.model.records import Record, RecordKind
@@ -22,6 +22,7 @@ from engine.model.runs import ComponentKind
 from engine.model.views import KIND_NAMES, RunEvent
 from engine.runtime.engine import Engine
 from engine.runtime.live import LiveRun
+from engine.runtime.tenant import TenantRuntime
 from engine.runtime.waiters import Listener, Waiters
 from engine.wire.journal import decode
 
@@ -36,6 +37,8 @@ _NAMES: Final[dict[RecordKind, str]] = {
     RecordKind.CHILD_STARTED: "{kind}.child.started",
     RecordKind.CHILD_FINISHED: "{kind}.child.finished",
     RecordKind.STATE_CHANGED: "{kind}.state.changed",
+    RecordKind.STATE_READ: "{kind}.state.read",
+    RecordKind.STATE_CONFLICTED: "{kind}.state.conflicted",
     RecordKind.USAGE_REPORTED: "{kind}.usage.reported",
     RecordKind.RUN_RETRYING: "run.retrying",
     RecordKind.RUN_YIELDED: "run.queued",
@@ -52,9 +55,15 @@ class RunEvents:
     """Use as `async with handle.events(...) as events: async for event in events: ...`."""
 
     def __init__(
-        self, engine: Engine, tenant: TenantId, run: RunId, after_offset: int | None
+        self,
+        engine: Engine,
+        tenant: TenantId,
+        run: RunId,
+        after_offset: int | None,
+        look: Callable[[TenantRuntime, RunId], Awaitable[LiveRun]],
     ) -> None:
         self._engine = engine
+        self._look = look
         self._tenant_id = tenant
         self._run = run
         self._next_offset = 0 if after_offset is None else after_offset + 1
@@ -63,7 +72,7 @@ class RunEvents:
 
     async def __aenter__(self) -> AsyncIterator[RunEvent]:
         tenant = await self._engine.tenant(self._tenant_id)
-        live = tenant.find(self._run)
+        live = await self._look(tenant, self._run)
         if self._next_offset < live.segment.first_offset:
             raise Gone(
                 f"events before offset {live.segment.first_offset} are not kept any more; start "
@@ -72,18 +81,23 @@ class RunEvents:
             )
         self._waiters = tenant.waiters
         self._listener = tenant.waiters.listen(self._run)
-        return self._events(live, self._listener)
+        return self._events(tenant, live, self._listener)
 
     async def __aexit__(self, *_: object) -> None:
         if self._waiters is not None and self._listener is not None:
             self._waiters.ignore(self._run, self._listener)
 
-    async def _events(self, live: LiveRun, listener: Listener) -> AsyncIterator[RunEvent]:
+    async def _events(
+        self, tenant: TenantRuntime, live: LiveRun, listener: Listener
+    ) -> AsyncIterator[RunEvent]:
         kind = KIND_NAMES[ComponentKind(live.state.component_kind)]
         while True:
-            records = live.segment.read(
-                self._next_offset, records_max=limits.event_page_records_max
-            )
+            try:
+                records = self._read(live)
+            except OffsetTrimmed:
+                # Its hot copy was deleted while somebody read slowly; the archive has the rest.
+                live = await self._look(tenant, self._run)
+                records = self._read(live)
             for record in records:
                 self._next_offset = record.offset + 1
                 if record.kind in _ENDINGS:
@@ -97,16 +111,26 @@ class RunEvents:
             if not records:
                 await self._wait_for_more(live, listener)
 
+    def _read(self, live: LiveRun) -> list[Record]:
+        return live.segment.read(self._next_offset, records_max=limits.event_page_records_max)
+
     async def _wait_for_more(self, live: LiveRun, listener: Listener) -> None:
-        """Until there is a record at the next offset or something was emitted."""
+        """Until there is a record at the next offset or something was emitted; raises if the
+        tenant is stopped. The error comes as it is, not in the group that a nursery makes of it."""
+        failures: list[EngineError] = []
         async with trio.open_nursery() as nursery:
 
             async def first(wait: Callable[..., Awaitable[object]], *arguments: object) -> None:
-                await wait(*arguments)
+                try:
+                    await wait(*arguments)
+                except EngineError as error:
+                    failures.append(error)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(first, live.segment.wait_beyond, self._next_offset)
             nursery.start_soon(first, listener.wait_arrived)
+        if failures:
+            raise failures[0]
 
 
 _ENDINGS: Final = frozenset(

@@ -7,22 +7,33 @@ Knows no HTTP and no gRPC. A door translates, nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from engine.base import limits
 from engine.base.errors import (
+    ArchiveUnreachable,
     EngineError,
     IdempotencyConflict,
     InvalidInput,
     LimitExceeded,
+    UnknownRun,
 )
 from engine.base.ids import RunId, TenantId, deployment_id, new_run_id, run_id_text
+from engine.core.state import text_bytes
 from engine.journal.layout import idempotency_key
 from engine.model.commands import CancelRun, Command, ResolveWait, SendSignal
 from engine.model.context import RequestContext
 from engine.model.payloads import RunAccepted
+from engine.model.query import (
+    AnalyticsFilter,
+    ArchiveFlushed,
+    ArchiveStatus,
+    ArchiveVerified,
+    ArrowAnswer,
+    QueryAnswer,
+)
 from engine.model.runs import ComponentKind
 from engine.model.views import (
     KIND_NAMES,
@@ -39,16 +50,26 @@ from engine.model.worker_frames import Component, Register
 from engine.runtime import listing, why
 from engine.runtime.engine import Engine
 from engine.runtime.events import RunEvents
-from engine.runtime.live import Ending, ending_of
+from engine.runtime.live import Ending, LiveRun, ended_as
 from engine.runtime.pools import WorkerPort
 from engine.runtime.tenant import TenantRuntime
-from engine.runtime.views import run_view
+from engine.runtime.tiers import Tiers
+from engine.runtime.views import list_view, run_view
 from engine.runtime.workers import WorkerSession
 
 
 class Handle:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tiers: Tiers | None = None,
+        *,
+        new_run_id: Callable[[], RunId] = new_run_id,
+    ) -> None:
+        """Without tiers it knows what is in the journal and nothing else."""
         self._engine = engine
+        self._tiers = tiers
+        self._new_run_id = new_run_id
 
     # ---- starting ----
 
@@ -63,22 +84,31 @@ class Handle:
     ) -> list[Started | EngineError]:
         """Start each, in one commit; what became of each, in their order."""
         tenant = await self._engine.tenant(context.tenant_id)
-        await tenant.journal.wait_until_writable()
+        await tenant.wait_for_room()
         results: list[Started | EngineError] = []
+        refused = 0
         for request in requests:
             try:
-                results.append(self._start_nowait(tenant, context, request))
+                component = self._component(
+                    context, request, names_nearest=refused < limits.nearest_names_per_call_max
+                )
+                results.append(self._start_nowait(tenant, context, request, component))
             except EngineError as error:
+                refused += 1
                 results.append(error)
         await tenant.journal.barrier()
         return results
 
     def _start_nowait(
-        self, tenant: TenantRuntime, context: RequestContext, request: StartRequest
+        self,
+        tenant: TenantRuntime,
+        context: RequestContext,
+        request: StartRequest,
+        component: Component,
     ) -> Started:
-        component = self._component(context, request)
-        digest = hashlib.blake2b(request.input, digest_size=16).digest()
+        digest = b""
         if request.idempotency_key:
+            digest = hashlib.blake2b(request.input, digest_size=16).digest()
             before = self._started_before(tenant, context, request, digest)
             if before is not None:
                 return before
@@ -88,7 +118,7 @@ class Handle:
                 f"{limits.input_bytes_max}; store large values elsewhere and pass a reference",
                 field="input",
             )
-        run = new_run_id()
+        run = self._new_run_id()
         accepted = RunAccepted(
             project_id=context.project_id,
             deployment_id=request.deployment_id,
@@ -96,7 +126,7 @@ class Handle:
             component_kind=component.kind,
             input=request.input,
             idempotency_key=request.idempotency_key or "",
-            input_digest=digest if request.idempotency_key else b"",
+            input_digest=digest,
             session_id=request.session_id,
             user_id=request.user_id,
             trace_id=request.trace_id,
@@ -114,15 +144,30 @@ class Handle:
             tenant.start(run, accepted)
         return Started(run)
 
-    def _component(self, context: RequestContext, request: StartRequest) -> Component:
+    def _component(
+        self, context: RequestContext, request: StartRequest, *, names_nearest: bool
+    ) -> Component:
         component = self._engine.pools.component(
-            context.tenant_id, request.deployment_id, request.component
+            context.tenant_id,
+            request.deployment_id,
+            request.component,
+            names_nearest=names_nearest,
         )
         if request.kind is not None and component.kind != request.kind:
             raise InvalidInput(
                 f"{request.component!r} is a {KIND_NAMES[ComponentKind(component.kind)]}, not a "
                 f"{KIND_NAMES[request.kind]}; start it under its own kind",
                 field="kind",
+            )
+        if component.kind == ComponentKind.ENTITY and not request.entity_key:
+            raise InvalidInput(
+                f"{request.component!r} is an entity, and the start does not say which: give an "
+                "entity_key (`?entity_key=423`); its runs go one after the other",
+                field="entity_key",
+            )
+        if text_bytes(request.entity_key) > limits.key_length_max:
+            raise InvalidInput(
+                f"an entity_key has at most {limits.key_length_max} bytes", field="entity_key"
             )
         return component
 
@@ -149,41 +194,46 @@ class Handle:
     async def wait_outcome(self, context: RequestContext, run: RunId) -> Outcome:
         """When the run has ended: how."""
         tenant = await self._engine.tenant(context.tenant_id)
-        live = tenant.find(run)
+        live = await self._find(tenant, run)
         if live.state.is_terminal and tenant.live(run) is None:
             await trio.lowlevel.checkpoint()
-            record = live.segment.read(live.state.outcome_offset, records_max=1)[0]
-            return _outcome(run, ending_of(record.kind, record.payload))
+            return _outcome(run, ended_as(live))
+        tenant.journal.committer.raise_if_stopped()
         return _outcome(run, await tenant.waiters.wait_ending(run))
 
     async def get_run(self, context: RequestContext, run: RunId) -> RunView:
         tenant = await self._engine.tenant(context.tenant_id)
-        await trio.lowlevel.checkpoint()
-        return run_view(tenant.find(run))
+        return run_view(await self._look(tenant, run))
+
+    async def get_status(self, context: RequestContext, run: RunId) -> RunView:
+        """What the run's state alone says: one row, however long its journal is."""
+        tenant = await self._engine.tenant(context.tenant_id)
+        live = await self._look(tenant, run)
+        return list_view(live.state, is_held=live.lease is not None)
 
     async def read_journal(
         self, context: RequestContext, run: RunId, from_offset: int, limit: int
     ) -> list[JournalEntry]:
         tenant = await self._engine.tenant(context.tenant_id)
-        await trio.lowlevel.checkpoint()
+        segment = (await self._look(tenant, run)).segment
         return [
             JournalEntry(record.offset, record.kind, record.timestamp_us, record.payload)
-            for record in tenant.find(run).segment.read(from_offset, records_max=limit)
+            for record in segment.read(from_offset, records_max=limit)
         ]
 
     def events(self, context: RequestContext, run: RunId, after_offset: int | None) -> RunEvents:
         """The run's events from after an offset on, as an async context manager and iterator."""
-        return RunEvents(self._engine, context.tenant_id, run, after_offset)
+        return RunEvents(self._engine, context.tenant_id, run, after_offset, self._look)
 
     async def list_runs(self, context: RequestContext, chosen: RunFilter) -> RunPage:
         tenant = await self._engine.tenant(context.tenant_id)
-        await trio.lowlevel.checkpoint()
-        return listing.list_runs(tenant, chosen)
+        if self._tiers is None:
+            return await listing.list_runs(tenant, chosen)
+        return await self._tiers.list_runs(tenant, chosen)
 
     async def why(self, context: RequestContext, run: RunId) -> str:
         tenant = await self._engine.tenant(context.tenant_id)
-        await trio.lowlevel.checkpoint()
-        return why.explain(tenant, tenant.find(run))
+        return why.explain(tenant, await self._look(tenant, run))
 
     def components(self, context: RequestContext) -> list[ComponentView]:
         return [
@@ -195,6 +245,48 @@ class Handle:
             )
             for served in self._engine.pools.components(context.tenant_id)
         ]
+
+    async def _look(self, tenant: TenantRuntime, run: RunId) -> LiveRun:
+        """The run, hot or archived, to be read."""
+        if self._tiers is None:
+            await trio.lowlevel.checkpoint()
+            return tenant.look(run)
+        return await self._tiers.look(tenant, run)
+
+    # ---- the tiers ----
+
+    async def query(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> QueryAnswer:
+        tiers = await self._tiers_of(context)
+        return await tiers.query(context.tenant_id, sql, rows_max)
+
+    async def query_arrow(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> ArrowAnswer:
+        tiers = await self._tiers_of(context)
+        return await tiers.query_arrow(context.tenant_id, sql, rows_max)
+
+    async def analytics(
+        self, context: RequestContext, name: str, chosen: AnalyticsFilter
+    ) -> QueryAnswer:
+        tiers = await self._tiers_of(context)
+        return await tiers.analytics(context.tenant_id, name, chosen)
+
+    async def archive_status(self, context: RequestContext) -> ArchiveStatus:
+        return await (await self._tiers_of(context)).status(context.tenant_id)
+
+    async def archive_flush(self, context: RequestContext) -> ArchiveFlushed:
+        return await (await self._tiers_of(context)).flush(context.tenant_id)
+
+    async def archive_verify(self, context: RequestContext) -> ArchiveVerified:
+        return await (await self._tiers_of(context)).verify(context.tenant_id)
+
+    async def _tiers_of(self, context: RequestContext) -> Tiers:
+        if self._tiers is None:
+            raise ArchiveUnreachable("this engine was opened without an archive; open it with one")
+        await self._engine.tenant(context.tenant_id)  # the archive knows the tenants that are open
+        return self._tiers
 
     # ---- telling ----
 
@@ -215,7 +307,7 @@ class Handle:
             run,
             SendSignal(
                 name=name,
-                signal_id=signal_id or run_id_text(new_run_id()),
+                signal_id=signal_id or run_id_text(self._new_run_id()),
                 payload=payload,
                 sender=_who(context),
             ),
@@ -228,10 +320,18 @@ class Handle:
 
     async def _tell(self, context: RequestContext, run: RunId, command: Command) -> None:
         tenant = await self._engine.tenant(context.tenant_id)
-        await tenant.journal.wait_until_writable()
-        live = tenant.find(run)
+        await tenant.wait_for_room()
+        live = await self._find(tenant, run)
+        tenant.check_room()
         tenant.carry_out(live, command)
         await tenant.journal.barrier()
+
+    async def _find(self, tenant: TenantRuntime, run: RunId) -> LiveRun:
+        """The run, to be changed; one that is archived has ended, as the rules will say."""
+        try:
+            return tenant.find(run)
+        except UnknownRun:
+            return await self._look(tenant, run)
 
     # ---- workers ----
 

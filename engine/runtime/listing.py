@@ -4,7 +4,10 @@ being added: a run id begins with its time, so the cursor is the last id that wa
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import itertools
+from collections.abc import Awaitable, Iterator
+
+import trio
 
 from engine.base import limits
 from engine.base.errors import InvalidInput
@@ -16,15 +19,25 @@ from engine.runtime.tenant import TenantRuntime
 from engine.runtime.views import list_view, status_name
 
 
-def list_runs(tenant: TenantRuntime, chosen: RunFilter) -> RunPage:
+def list_runs(tenant: TenantRuntime, chosen: RunFilter) -> Awaitable[RunPage]:
+    """The page as it is at this moment; awaiting it reads it, bit by bit, since a rare run may
+    stand behind many others."""
     if not 1 <= chosen.limit <= limits.list_runs_max:
         raise InvalidInput(
             f"limit is {chosen.limit}, it can be 1 to {limits.list_runs_max}", field="limit"
         )
     before = parse_run_id(chosen.cursor) if chosen.cursor else None
+    return _page(tenant, chosen, _newest_first(tenant, _tags(chosen), before))
+
+
+async def _page(
+    tenant: TenantRuntime, chosen: RunFilter, newest_first: Iterator[RunState]
+) -> RunPage:
     views: list[RunView] = []
     last: RunId | None = None
-    for state in _newest_first(tenant, before):
+    for count, state in enumerate(newest_first):
+        if count % limits.list_rows_per_turn == 0:
+            await trio.lowlevel.checkpoint()
         live = tenant.live(RunId(state.run_id))
         is_held = live is not None and live.lease is not None
         if not _matches(state, chosen, is_held=is_held):
@@ -37,13 +50,24 @@ def list_runs(tenant: TenantRuntime, chosen: RunFilter) -> RunPage:
     return RunPage(tuple(views))
 
 
-def _newest_first(tenant: TenantRuntime, before: RunId | None) -> Iterator[RunState]:
-    """Open and ended runs, merged by id."""
-    both = [
-        (row for _, row in tenant.journal.rows_backwards(tag, before or b"\xff" * 16))
-        for tag in (OPEN_RUN_TAG, RUN_TAG)
+def _tags(chosen: RunFilter) -> tuple[bytes, ...]:
+    """The sorts of rows that can have such runs."""
+    if chosen.status is None:
+        return OPEN_RUN_TAG, RUN_TAG
+    return (RUN_TAG,) if chosen.status.is_terminal else (OPEN_RUN_TAG,)
+
+
+def _newest_first(
+    tenant: TenantRuntime, tags: tuple[bytes, ...], before: RunId | None
+) -> Iterator[RunState]:
+    """The runs that there are when this is called, merged by id."""
+    rows = [tenant.journal.rows_backwards(tag, before or b"\xff" * 16) for tag in tags]
+    # The first row of each is taken at once: from then on it does not see what changes.
+    firsts = [list(itertools.islice(each, 1)) for each in rows]
+    states = [
+        (decode_state(row) for _, row in itertools.chain(first, each))
+        for first, each in zip(firsts, rows, strict=True)
     ]
-    states = [map(decode_state, rows) for rows in both]
     return heapq.merge(*states, key=lambda state: state.run_id, reverse=True)
 
 
@@ -54,6 +78,16 @@ def _matches(state: RunState, chosen: RunFilter, *, is_held: bool) -> bool:
             or status_name(state, is_held=is_held) == STATUS_NAMES[chosen.status]
         )
         and (chosen.component is None or state.component == chosen.component)
+        and (chosen.kind is None or state.component_kind == chosen.kind)
+        and (chosen.error_code is None or state.error_code == chosen.error_code)
+        and (
+            chosen.parent_run_id is None
+            or (
+                bool(state.parent_run_id)
+                and run_id_text(RunId(state.parent_run_id)) == chosen.parent_run_id
+            )
+        )
+        and all(state.tags.get(name) == value for name, value in chosen.tags.items())
         and (chosen.project_id is None or state.project_id == chosen.project_id)
         and (chosen.created_from_ms is None or state.created_ms >= chosen.created_from_ms)
         and (chosen.created_to_ms is None or state.created_ms < chosen.created_to_ms)

@@ -5,10 +5,12 @@ Called by a tenant's committer with the effects of a batch, in order. Nothing he
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.base import limits
+from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.ext import frames
 from engine.model import effects
@@ -20,6 +22,9 @@ from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
     from engine.runtime.tenant import TenantRuntime
+
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Call(Effect, frozen=True):
@@ -39,8 +44,13 @@ class RevokeTo(effects.Revoke, frozen=True):
 
 
 def perform_all(tenant: TenantRuntime, released: Sequence[object]) -> None:
+    """Each of them, whatever becomes of the one before: one that cannot be performed, since the
+    journal cannot be read, stops its tenant and nobody else."""
     for effect in released:
-        _PERFORMERS[type(effect)](tenant, effect)
+        try:
+            _PERFORMERS[type(effect)](tenant, effect)
+        except EngineError as error:
+            _stop(tenant, error)
 
 
 def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
@@ -48,16 +58,37 @@ def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return  # lost or ended between the decision and the commit
     port = live.lease.worker.port
+    kind = int(live.lease.worker.components[live.state.component].kind)
     if live.entries is not None:
-        port.send(_dispatch_frame(live, effect, live.entries, more=False))
+        port.send(_dispatch_frame(live, effect, kind, live.entries, more=False))
     else:
         # A long journal is read page by page, as the worker takes it. What is appended from now
         # on comes to it by Deliver, so the end is fixed here.
-        port.send_each(_pages(live, effect, live.segment.durable_offset))
+        pages = _pages(live, effect, kind, live.segment.durable_offset)
+        port.send_each(_or_stop(tenant, pages))
+
+
+def _or_stop(tenant: TenantRuntime, pages: Iterator[bytes]) -> Iterator[bytes]:
+    """The pages are read when the worker's stream has room for them: what cannot be read then stops
+    the tenant, as in `perform_all`, and not the stream, on which all its other runs are."""
+    try:
+        yield from pages
+    except EngineError as error:
+        _stop(tenant, error)
+
+
+def _stop(tenant: TenantRuntime, error: EngineError) -> None:
+    _log.error("tenant %s stops: %s", tenant.tenant_id, error.message)
+    tenant.journal.committer.stop(error)
 
 
 def _dispatch_frame(
-    live: LiveRun, effect: effects.Dispatch, entries: list[JournalEntryBytes], *, more: bool
+    live: LiveRun,
+    effect: effects.Dispatch,
+    kind: int,
+    entries: list[JournalEntryBytes],
+    *,
+    more: bool,
 ) -> bytes:
     state = live.state
     return frames.build_dispatch(
@@ -65,13 +96,13 @@ def _dispatch_frame(
         effect.lease_epoch,
         state.attempt,
         state.component,
-        state.component_kind,
+        kind,
         entries,
         more,
     )
 
 
-def _pages(live: LiveRun, effect: effects.Dispatch, end_offset: int) -> Iterator[bytes]:
+def _pages(live: LiveRun, effect: effects.Dispatch, kind: int, end_offset: int) -> Iterator[bytes]:
     offset = 0
     while offset < end_offset:
         page: list[JournalEntryBytes] = []
@@ -82,7 +113,7 @@ def _pages(live: LiveRun, effect: effects.Dispatch, end_offset: int) -> Iterator
                 break
             page.append(entry)
         offset += len(page)
-        yield _dispatch_frame(live, effect, page, more=offset < end_offset)
+        yield _dispatch_frame(live, effect, kind, page, more=offset < end_offset)
 
 
 def entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[JournalEntryBytes]:
@@ -110,21 +141,23 @@ def _deliver(tenant: TenantRuntime, effect: effects.Deliver) -> None:
 
 
 def _revoke(_: TenantRuntime, effect: RevokeTo) -> None:
-    revoke = Revoke(
-        run_id=effect.run_id,
-        lease_epoch=effect.lease_epoch,
-        reason=RevokeReason(effect.reason),
-        message=effect.message,
+    reason = RevokeReason(effect.reason)
+    effect.port.send(revoke_frame(effect.run_id, effect.lease_epoch, reason, effect.message))
+
+
+def revoke_frame(run_id: bytes, lease_epoch: int, reason: RevokeReason, message: str) -> bytes:
+    return encode_cold(
+        Revoke(run_id=run_id, lease_epoch=lease_epoch, reason=reason, message=message)
     )
-    effect.port.send(encode_cold(revoke))
 
 
 def _notify(tenant: TenantRuntime, effect: effects.NotifyWaiter) -> None:
     run = RunId(effect.run_id)
-    live = tenant.live(run)
+    ending = tenant.ending_of(run) if tenant.waiters.is_waited_for(run) else None
     tenant.forget(run)
-    if live is not None and live.ending is not None:
-        tenant.waiters.tell(run, live.ending)
+    tenant.on_ended()
+    if ending is not None:
+        tenant.waiters.tell(run, ending)
 
 
 def _call(_: TenantRuntime, effect: Call) -> None:

@@ -71,6 +71,7 @@ class PooledWorker:
         self.epochs: Final[dict[RunId, int]] = {}  # of the leases it holds
         self.draining = False  # finishes what it holds and gets nothing more
         self.paused = False  # has not yet read what was sent to it
+        self.alone = False  # with a run that may be what its workers died of
         self.present = True
         self.turn = 0  # when it last changed its place among its equals
 
@@ -80,7 +81,8 @@ class PooledWorker:
 
     @property
     def may_be_chosen(self) -> bool:
-        return self.present and not self.draining and not self.paused and self.slots_free > 0
+        is_closed = self.draining or self.paused or self.alone
+        return self.present and not is_closed and self.slots_free > 0
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -307,8 +309,11 @@ class WorkerPools:
         deployment = tenant.deployments.get(deployment_id) if tenant is not None else None
         return deployment.choose(component) if deployment is not None else None
 
-    def hold(self, worker: PooledWorker, run_id: RunId, lease_epoch: int) -> None:
-        """The worker takes one of its slots for the run. An older lease of the run ends here, so
+    def hold(
+        self, worker: PooledWorker, run_id: RunId, lease_epoch: int, *, alone: bool = False
+    ) -> None:
+        """The worker takes one of its slots for the run; `alone`: and is given nothing else until
+        `mingle` or the end of this lease. An older lease of the run ends here, so
         that a run has one holder whatever the caller forgot."""
         assert worker.present
         assert worker.slots_free > 0
@@ -317,8 +322,15 @@ class WorkerPools:
         if older is not None:
             assert older.epochs[run_id] < lease_epoch, "an epoch is granted once, in rising order"
             self._end(tenant, older, run_id)
+        assert not alone or not worker.epochs
+        worker.alone = alone
         worker.epochs[run_id] = lease_epoch
         tenant.holders[run_id] = worker
+        self._moved(worker)
+
+    def mingle(self, worker: PooledWorker) -> None:
+        """What it was alone with got somewhere: it may have other runs too."""
+        worker.alone = False
         self._moved(worker)
 
     def release(self, tenant_id: TenantId, run_id: RunId, lease_epoch: int) -> PooledWorker | None:
@@ -356,15 +368,29 @@ class WorkerPools:
             for component in deployment.known.values()
         )
 
-    def component(self, tenant_id: TenantId, deployment_id: DeploymentId, name: str) -> Component:
+    def component(
+        self,
+        tenant_id: TenantId,
+        deployment_id: DeploymentId,
+        name: str,
+        *,
+        names_nearest: bool = True,
+    ) -> Component:
         """As it was registered last. A name that no worker has registered is refused, with the
-        names that come close."""
+        names that come close, unless that has been said often enough: looking for them is slow."""
+        found = self.known(tenant_id, deployment_id, name)
+        if found is None:
+            tenant = self._tenants.get(tenant_id)
+            raise _unknown_component(tenant, deployment_id, name, names_nearest=names_nearest)
+        return found
+
+    def known(
+        self, tenant_id: TenantId, deployment_id: DeploymentId, name: str
+    ) -> Component | None:
+        """As it was registered last, if it was."""
         tenant = self._tenants.get(tenant_id)
         deployment = tenant.deployments.get(deployment_id) if tenant is not None else None
-        found = deployment.known.get(name) if deployment is not None else None
-        if found is None:
-            raise _unknown_component(tenant, deployment_id, name)
-        return found
+        return deployment.known.get(name) if deployment is not None else None
 
     def standing(
         self, tenant_id: TenantId, deployment_id: DeploymentId, component: str
@@ -383,6 +409,7 @@ class WorkerPools:
     def _end(self, tenant: _Tenant, worker: PooledWorker, run_id: RunId) -> None:
         del worker.epochs[run_id]
         del tenant.holders[run_id]
+        worker.alone = False
         self._moved(worker)
 
     def _moved(self, worker: PooledWorker) -> None:
@@ -425,12 +452,12 @@ def _check_kinds_agree(
 
 
 def _unknown_component(
-    tenant: _Tenant | None, deployment_id: DeploymentId, name: str
+    tenant: _Tenant | None, deployment_id: DeploymentId, name: str, *, names_nearest: bool
 ) -> UnknownComponent:
     deployments = tenant.deployments if tenant is not None else {}
     here = deployments.get(deployment_id)
     names = list(here.known) if here is not None else []
-    near = difflib.get_close_matches(name, names, n=NEAREST_NAMES_MAX)
+    near = difflib.get_close_matches(name, names, n=NEAREST_NAMES_MAX) if names_nearest else []
     elsewhere = [known.deployment_id for known in deployments.values() if name in known.known]
     if near:
         advice = f"did you mean {' or '.join(near)}?"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from engine.base.errors import MalformedRecord
 from engine.base.ids import RunId
 from engine.core.apply import UNREAD_KINDS, apply
@@ -29,7 +27,7 @@ class JournaledStates:
     def recognizes(self, row: bytes) -> bool:
         try:
             decode_state(row)
-        except msgspec.DecodeError:
+        except MalformedRecord:
             return False
         return True
 

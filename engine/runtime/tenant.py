@@ -3,13 +3,17 @@
 Every change of a run goes through `carry_out`: decide, apply in memory, append the records with
 the new state as one transition, do the bookkeeping at once; what the outside can notice is released
 by the committer after the commit and performed in `performing.py`. All of it is synchronous.
+
+What the engine owes because of a transition (a parent is told, a lost run goes back into its queue)
+stands in `books` until it is done: a journal that is full for a moment delays it and loses nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from engine.base import limits
 from engine.base.clock import Clock
@@ -17,78 +21,114 @@ from engine.base.errors import EngineError, JournalBusy, UnknownRun
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.core.apply import apply
 from engine.core.decide import decide
-from engine.core.state import RunState, decode_state, encode_state
-from engine.core.transitions import status_after
+from engine.core.state import RunState, decode_state
 from engine.core.values import Decision, Entry
-from engine.journal.layout import expiry_key, finished_key, open_run_key, run_key
+from engine.journal.layout import expiry_key, open_run_key, run_key
 from engine.journal.tenant import TenantJournal
 from engine.model import effects
-from engine.model.commands import (
-    BeginExecution,
-    CancelRun,
-    ChildEnded,
-    Command,
-    LoseLease,
-    StartRun,
-    TimeHasCome,
-)
+from engine.model.commands import BeginExecution, Command, StartRun, TimeHasCome
 from engine.model.effects import Effect
-from engine.model.payloads import (
-    RunAccepted,
-    WaitCreated,
-    WaitResolved,
-)
-from engine.model.records import NewRecord, RecordKind
-from engine.model.runs import ComponentKind, RunStatus
-from engine.runtime.live import Lease, LiveRun, ending_of
-from engine.runtime.performing import Call, RevokeTo
+from engine.model.payloads import RunAccepted
+from engine.model.records import NewRecord
+from engine.model.runs import RunStatus
+from engine.model.worker_frames import RevokeReason
+from engine.runtime import appending
+from engine.runtime.bookkeeping import NO_RUN, Books, Lost, Mingled, start_child
+from engine.runtime.live import Ending, Lease, LiveRun, ended_as, ending_of
+from engine.runtime.performing import Call, revoke_frame
 from engine.runtime.pools import Lease as HeldLease
 from engine.runtime.pools import PooledWorker, WorkerPools
 from engine.runtime.queues import RunQueues
+from engine.runtime.recovery import recover
+from engine.runtime.shared_state import SharedState
 from engine.runtime.timers import Timers
 from engine.runtime.waiters import Waiters
-from engine.wire.journal import encode
 
-# A worker that will go on holding a run hears of what the engine wrote; these it must not miss.
-_DELIVERED: Final = frozenset({RecordKind.WAIT_RESOLVED, RecordKind.CHILD_FINISHED})
+_log: Final = logging.getLogger(__name__)
+# In these no worker has the run.
+_STILL: Final = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RETRYING})
+
+
+def _nobody_asked() -> None:
+    """Without an archive nobody counts what has ended."""
 
 
 class TenantRuntime:
     def __init__(
-        self, journal: TenantJournal, *, pools: WorkerPools, timers: Timers, clock: Clock
+        self,
+        journal: TenantJournal,
+        *,
+        pools: WorkerPools,
+        timers: Timers,
+        clock: Clock,
+        lease_ms: int = limits.lease_ms,
     ) -> None:
         self.tenant_id: TenantId = journal.tenant_id
         self.journal = journal
         self.clock = clock
         self.pools = pools
-        self.queues = RunQueues(self.tenant_id, pools, self._grant)
+        self.queues = RunQueues(self.tenant_id, pools, self._grant, self._comes_again)
+        self.used_us = clock.monotonic_us()
+        # Open runs that could not be taken up, and why.
+        self.unrecovered: dict[RunId, EngineError] = {}
+        self._lease_ms = lease_ms
         self._timers = timers
+        self.books = Books(self)
         self.waiters = Waiters()
         self._idempotency: dict[bytes, bytes] = {}
+        self.shared_state = SharedState(journal)
         self._runs: dict[RunId, LiveRun] = {}
+        # Called for each run that has ended, once that is durable.
+        self.on_ended: Callable[[], object] = _nobody_asked
 
     # ---- finding runs ----
 
     def find(self, run: RunId) -> LiveRun:
         """The run, from memory or from its state row; `UnknownRun` if the tenant has none."""
+        live = self.look(run)
+        if not live.state.is_terminal:
+            self._runs.setdefault(run, live)
+        return live
+
+    def look(self, run: RunId) -> LiveRun:
+        """As `find`, for who only reads: a run that rests on the disk stays there."""
+        live = self._runs.get(run) or self._load(run)
+        if live is None:
+            raise UnknownRun(
+                f"there is no run {run_id_text(run)} here; check the id, and that the key belongs "
+                "to the tenant that started it",
+                run_id=run_id_text(run),
+            )
+        return live
+
+    def adopt(self, state: RunState) -> LiveRun:
+        """The run of a state that was just read, in memory from now on."""
+        run = RunId(state.run_id)
         live = self._runs.get(run)
         if live is None:
-            live = self._load(run)
-            if live is None:
-                raise UnknownRun(
-                    f"there is no run {run_id_text(run)} here; check the id, and that the key "
-                    "belongs to the tenant that started it",
-                    run_id=run_id_text(run),
-                )
-            if not live.state.is_terminal:
-                self._runs[run] = live
+            live = self._runs[run] = LiveRun(state, journal=self.journal)
         return live
+
+    def enqueue_taken_up(self, live: LiveRun) -> None:
+        """At a start: the run waits for a worker, as one of very many."""
+        self.queues.add(live)
+        if live.is_queued and self.queues.are_long:
+            live.rest()
+
+    def ending_of(self, run: RunId) -> Ending | None:
+        """How a run ended whose last record is durable."""
+        live = self._runs.get(run)
+        if live is None or live.ending is None:
+            live = self._load(run)
+        if live is None or not live.state.is_terminal:
+            return None
+        return live.ending or ended_as(live)
 
     def _load(self, run: RunId) -> LiveRun | None:
         row = self.journal.row(open_run_key(run)) or self.journal.row(run_key(run))
         if row is None:
             return None
-        return LiveRun(decode_state(row), self.journal.open_segment(run))
+        return LiveRun(decode_state(row), journal=self.journal, row_bytes=len(row))
 
     def live(self, run: RunId) -> LiveRun | None:
         """The run if it is in memory."""
@@ -98,68 +138,34 @@ class TenantRuntime:
         live = self._runs.get(run) or self._load(run)
         return live is not None and live.state.status is not None
 
-    def recover(self) -> int:
-        """Take up every open run after a start: nobody holds any of them; how many there are."""
-        count = 0
-        for _, row in self.journal.rows(open_run_key(b"")):
-            state = decode_state(row)
-            count += 1
-            self._recover_run(state)
-        return count
-
-    def _recover_run(self, state: RunState) -> None:
-        run = RunId(state.run_id)
-        due_ms = state.next_due_ms()
-        if due_ms is not None:
-            self._timers.add(due_ms, self.tenant_id, run)
-        for position, child in list(state.children.items()):
-            self._tell_if_child_ended(run, position, RunId(child))
-        waits_for_time = state.status is RunStatus.RETRYING or (
-            state.status is RunStatus.QUEUED
-            and state.attempt == 0
-            and state.start_at_ms > self.clock.now_ms()
-        )
-        if state.status in (RunStatus.QUEUED, RunStatus.RUNNING) and not waits_for_time:
-            self.queues.add(self.find(run))
-
-    def _tell_if_child_ended(self, parent: RunId, position: int, child: RunId) -> None:
-        """A crash between the child's last record and its parent's is made good here."""
-        row = self.journal.row(run_key(child))
-        if row is None:
-            return
-        state = decode_state(row)
-        record = self.journal.open_segment(child).read(state.outcome_offset, records_max=1)[0]
-        ending = ending_of(record.kind, record.payload)
-        assert state.status is not None
-        self.carry_out(
-            self.find(parent),
-            ChildEnded(
-                position=position,
-                child_run_id=child,
-                status=state.status,
-                output=ending.output,
-                error=ending.error,
-            ),
-        )
-
     # ---- changing runs ----
 
-    def start(self, run: RunId, accepted: RunAccepted, extra: Sequence[Effect] = ()) -> LiveRun:
-        live = LiveRun(RunState(run_id=run), self.journal.new_segment(run), entries=[])
-        self._runs[run] = live
+    def start(self, run: RunId, accepted: RunAccepted) -> LiveRun:
+        self.check_room()
+        return self.start_child(run, accepted)
+
+    def start_child(self, run: RunId, accepted: RunAccepted) -> LiveRun:
+        """As `start`, in the room that is kept for what the engine does itself."""
+        live = self._new(run)
         try:
-            self.carry_out(live, StartRun(accepted=accepted), extra)
+            self.carry_out(live, StartRun(accepted=accepted))
         except EngineError:
             self._runs.pop(run, None)  # refused: it must not look as if it were there
             raise
         return live
 
+    def _new(self, run: RunId) -> LiveRun:
+        segment = self.journal.new_segment(run)
+        live = LiveRun(RunState(run_id=run), segment, journal=self.journal, entries=[])
+        self._runs[run] = live
+        return live
+
     def start_idempotent(self, run: RunId, accepted: RunAccepted, key: bytes, entry: bytes) -> None:
         """Start, and note under the key which run it was; in memory too until it is durable."""
+        self.check_room()
         self._idempotency[key] = entry
         forget = Call(run, functools.partial(self._idempotency.pop, key, None))
-        live = LiveRun(RunState(run_id=run), self.journal.new_segment(run), entries=[])
-        self._runs[run] = live
+        live = self._new(run)
         try:
             rows = [(key, entry), (expiry_key(self.clock.now_ms(), key), b"")]
             self.carry_out(live, StartRun(accepted=accepted), [forget], rows)
@@ -178,19 +184,17 @@ class TenantRuntime:
         extra: Sequence[Effect] = (),
         rows: Sequence[tuple[bytes, bytes | None]] = (),
     ) -> None:
-        """Decide, apply, append, keep the books. `extra` and `rows` go with the transition."""
+        """Decide, apply, append, keep the books. `extra` and `rows` go with the transition. An
+        error means that nothing was changed."""
         decision = decide(live.state, command, self.clock.now_ms())
-        for effect in decision.bookkeeping:
-            # Children are written before the record that names them: after a crash in between,
-            # the parent starts the same child again and finds it there.
-            if isinstance(effect, effects.StartChild):
-                self._start_child(effect)
         if decision.entries:
             self._append(live, decision, extra, rows)
         elif extra:
             self.release_after_pending(live, extra)
-        for effect in decision.bookkeeping:
-            _BOOKKEEPERS[type(effect)](self, effect)
+        self.books.owe(decision.bookkeeping)
+        if live.state.is_terminal:
+            self.queues.ended(live)
+        self.books.settle()
 
     def release_after_pending(self, live: LiveRun, extra: Sequence[Effect]) -> None:
         """Nothing is to be written, but what is answered may rest on what is still on its way."""
@@ -203,209 +207,247 @@ class TenantRuntime:
         extra: Sequence[Effect],
         rows: Sequence[tuple[bytes, bytes | None]],
     ) -> None:
-        state = live.state
-        self._check_transitions(state, decision.entries)
-        self._check_room()
+        # The segment first: it is opened where the state, as it is now, says that it ends.
+        segment, state = live.segment, live.state
+        appending.check_transitions(state, decision.entries)
+        payloads = appending.payloads_of(decision.entries)
+        self._check_writable(len(payloads))
+        for effect in decision.bookkeeping:
+            # Children are written before the record that names them: after a crash in between,
+            # the parent starts the same child again and finds it there.
+            if isinstance(effect, effects.StartChild):
+                start_child(self, effect)
+                self._check_writable(len(payloads))  # it has taken some of the room
+        batch = self.journal.committer.pending.batch_for(len(payloads))
+        appending.make_late_row(live, batch)
+        kept = appending.kept_if_large(live, payloads)
         first_offset = state.next_offset
         now_us = self.clock.now_us()
-        records: list[NewRecord] = []
         for entry in decision.entries:
-            raw = entry.raw
-            if raw is None:
-                assert entry.payload is not None
-                raw = encode(entry.payload)
-            records.append(NewRecord(entry.kind, raw, now_us))
-            if live.entries is not None:
-                live.entries.append((entry.kind, raw, state.next_offset, now_us))
             apply(state, entry.kind, entry.payload, now_us)
-        self._note_ending(live, decision.entries[-1])
         released = [
-            *self._addressed(live, decision.after_commit),
+            *appending.addressed(live, decision.after_commit),
             *extra,
-            *self._deliveries(live, decision, first_offset),
+            *appending.deliveries(live, decision, first_offset),
         ]
-        if state.status is RunStatus.WAITING:
-            released.append(Call(state.run_id, functools.partial(self.forget_if_parked, live)))
+        if state.status in _STILL:
+            released.append(Call(state.run_id, functools.partial(self.put_down, live)))
+        changes = self.shared_state.changes_in(state, decision.entries)
+        if changes:
+            released.append(self.shared_state.when_durable(state.run_id, changes))
+        state_rows = appending.rows_of(live, batch, payloads, now=kept is not None)
         try:
-            live.segment.append_many_nowait(
-                records,
-                rows=[*self._state_rows(state), *rows],
+            segment.append_many_nowait(
+                [
+                    NewRecord(entry.kind, payload, now_us)
+                    for entry, payload in zip(decision.entries, payloads, strict=True)
+                ],
+                rows=[*state_rows, *self.shared_state.rows(changes), *rows],
                 effects=released,
                 expected=first_offset,
             )
-        except EngineError:
-            # Memory is ahead of the disk: what is on the disk is read again when it is needed.
-            self._runs.pop(RunId(state.run_id), None)
+        except EngineError as error:
+            if kept is None:
+                self._lose(live, error)
+            else:
+                live.state = kept
             raise
-        if live.entries is not None and len(live.entries) > limits.dispatch_entries_cached_max:
+        self.shared_state.hold(changes)
+        appending.note_row(live, state_rows)
+        self._note(live, decision.entries, payloads, first_offset, now_us)
+
+    def _note(
+        self,
+        live: LiveRun,
+        entries: Sequence[Entry],
+        payloads: Sequence[bytes],
+        first_offset: int,
+        now_us: int,
+    ) -> None:
+        """What memory keeps of a transition beside the state."""
+        appending.note_resolved(live, entries)
+        if live.lease is not None and live.lease.worker.alone and not live.state.is_suspect:
+            self.pools.mingle(live.lease.worker)
+            self.books.owe([Mingled(live.run_id, live.lease.worker)])
+        if live.state.is_terminal:
+            live.ending = ending_of(entries[-1].kind, payloads[-1], entries[-1].payload)
+        if live.entries is None:
+            return
+        for offset, (entry, payload) in enumerate(
+            zip(entries, payloads, strict=True), first_offset
+        ):
+            live.entries.append((entry.kind, payload, offset, now_us))
+        if len(live.entries) > limits.dispatch_entries_cached_max:
             live.entries = None
 
-    def _state_rows(self, state: RunState) -> list[tuple[bytes, bytes | None]]:
-        """Open runs have a row of their own sort, so that a start finds them and only them."""
-        if state.is_terminal:
-            return [
-                (open_run_key(state.run_id), None),
-                (run_key(state.run_id), encode_state(state)),
-                # Until a batch of the archive that holds the run is acknowledged.
-                (finished_key(state.ended_ms, state.run_id), b""),
-            ]
-        return [(open_run_key(state.run_id), encode_state(state))]
+    def _lose(self, live: LiveRun, error: EngineError) -> None:
+        """The journal refused what was checked before, so its records and the run's state do not
+        agree. The run leaves memory and its worker stops; the next start looks at it anew."""
+        _log.error("run %s is lost to this process: %s", run_id_text(live.run_id), error.message)
+        self.unrecovered[live.run_id] = error
+        self._let_go_of_lease(live.run_id, live.state.lease_epoch, error.message)
+        live.lease = None
+        self._runs.pop(live.run_id, None)
+        if live.late is not None:
+            # A row on its way to the disk would have what the records have not.
+            self.journal.committer.stop(error)
 
-    @staticmethod
-    def _check_transitions(state: RunState, entries: Sequence[Entry]) -> None:
-        """All of them are legal, before the first one is applied."""
-        status = state.status
-        for entry in entries:
-            parks = isinstance(entry.payload, WaitCreated) and entry.payload.parks
-            status = status_after(status, entry.kind, parks=parks)
+    # ---- whether there is room ----
 
-    def _check_room(self) -> None:
+    async def wait_for_room(self) -> None:
+        """For the doors: until the journal can take what they bring. Raises if it is stopped."""
+        await self.journal.wait_until_writable(
+            limits.pending_records_reserve, limits.pending_bytes_reserve
+        )
+
+    def check_room(self) -> None:
+        """For the doors: they leave a reserve, in which the engine writes what follows from what
+        it has taken."""
         committer = self.journal.committer
-        if committer.stopped_by is not None:
-            committer.raise_if_stopped()
-        if not committer.pending.has_room:
-            raise JournalBusy(
-                f"{committer.pending.record_count} records wait for the disk, which is the limit; "
-                "try again in a moment"
-            )
+        committer.raise_if_stopped()
+        if not committer.has_room_for(limits.pending_records_reserve, limits.pending_bytes_reserve):
+            raise self._busy()
 
-    def _note_ending(self, live: LiveRun, entry: Entry) -> None:
-        if live.state.is_terminal:
-            live.ending = ending_of(entry.kind, entry.raw, entry.payload)
+    def _check_writable(self, record_count: int) -> None:
+        committer = self.journal.committer
+        committer.raise_if_stopped()
+        if not committer.has_room_for(record_count, 0):
+            raise self._busy()
 
-    @staticmethod
-    def _addressed(live: LiveRun, released: Sequence[Effect]) -> list[Effect]:
-        """A revocation goes to the worker that holds the run now; after it nobody does."""
-        addressed: list[Effect] = []
-        for effect in released:
-            if not isinstance(effect, effects.Revoke):
-                addressed.append(effect)
-            elif live.lease is not None:
-                port = live.lease.worker.port
-                addressed.append(
-                    RevokeTo(effect.run_id, effect.lease_epoch, effect.reason, effect.message, port)
-                )
-        return addressed
+    def _busy(self) -> JournalBusy:
+        pending = self.journal.committer.pending
+        return JournalBusy(
+            f"{pending.record_count} records ({pending.byte_count} bytes) wait for the disk, which "
+            "is the limit; try again in a moment"
+        )
 
-    def _deliveries(
-        self, live: LiveRun, decision: Decision, first_offset: int
-    ) -> list[effects.Effect]:
-        """What the worker that holds the run, and goes on holding it, has to hear."""
-        lease = live.lease
-        if lease is None or live.state.status is not RunStatus.RUNNING:
-            return []
-        if not any(entry.kind in _DELIVERED for entry in decision.entries):
-            return []
-        for entry in decision.entries:
-            if isinstance(entry.payload, WaitResolved):
-                lease.resolved.add(entry.payload.wait_id)
-        return [
-            effects.Deliver(live.state.run_id, lease.epoch, first_offset, len(decision.entries))
-        ]
-
-    # ---- bookkeeping: one function for each sort ----
+    # ---- leases ----
 
     def _grant(self, live: LiveRun, worker: PooledWorker) -> bool:
         """Hand a queued run to a worker; False if it cannot move any more."""
         if live.state.is_terminal or live.lease is not None:
             return False
-        until_ms = self.clock.now_ms() + limits.lease_ms
-        self.carry_out(live, BeginExecution(worker_id=worker.worker_id, lease_until_ms=until_ms))
-        if live.ending is not None:
-            return False  # it had taken down every worker so far and is not given another
-        live.lease = Lease(live.state.lease_epoch, worker)
-        self.pools.hold(worker, live.run_id, live.lease.epoch)
-        return True
+        # The slot is taken first: what is owed from before may hand out runs as well.
+        lease = live.lease = Lease(live.state.lease_epoch + 1, worker)
+        self.pools.hold(worker, live.run_id, lease.epoch, alone=live.state.is_suspect)
+        until_ms = self.clock.now_ms() + self._lease_ms
+        begin = BeginExecution(worker_id=worker.worker_id, lease_until_ms=until_ms)
+        try:
+            self.carry_out(live, begin)
+        finally:
+            # Refused, or it had taken down every worker so far and is not given another.
+            if live.state.lease_epoch != lease.epoch:
+                live.lease = None
+                self.pools.release(self.tenant_id, live.run_id, lease.epoch)
+        return live.lease is lease
+
+    def _comes_again(self, live: LiveRun, error: EngineError) -> bool:
+        """Whether a run that could not be granted keeps its place in the queue."""
+        if isinstance(error, JournalBusy):
+            self.books.settle_later()
+            return True
+        self.books.report(effects.Enqueue(live.run_id), error)
+        return False
 
     def take_back(self, leases: Sequence[HeldLease], reason: str) -> None:
         """What a worker held that is gone goes to another one."""
+        self.books.owe([Lost(held.run_id, held.lease_epoch, reason) for held in leases])
+        self.books.settle()
+
+    def hand_on(self, leases: Sequence[HeldLease]) -> None:
+        """What a worker held that has left in an orderly way: as after a restart of the engine,
+        nothing is written and nothing is held against the run."""
         for held in leases:
             live = self._runs.get(held.run_id)
             if live is not None and live.lease is not None:
-                self.carry_out(live, LoseLease(lease_epoch=held.lease_epoch, reason=reason))
-
-    def _book_enqueue(self, effect: effects.Enqueue) -> None:
-        self.queues.add(self.find(RunId(effect.run_id)))
-
-    def _book_timer(self, effect: effects.SetTimer) -> None:
-        self._timers.add(effect.due_ms, self.tenant_id, RunId(effect.run_id))
-
-    def _book_release(self, effect: effects.ReleaseLease) -> None:
-        run = RunId(effect.run_id)
-        live = self._runs.get(run)
-        if live is not None and live.lease is not None and live.lease.epoch == effect.lease_epoch:
-            live.lease = None
-        worker = self.pools.release(self.tenant_id, run, effect.lease_epoch)
-        if worker is not None:
-            self.queues.pump_worker(worker)
-
-    def _start_child(self, effect: effects.StartChild) -> None:
-        child = RunId(effect.child_run_id)
-        parent = self.find(RunId(effect.run_id)).state
-        if self.exists(child):
-            return  # the parent is being replayed past this point
-        self.start(
-            child,
-            RunAccepted(
-                project_id=parent.project_id,
-                deployment_id=parent.deployment_id,
-                component=effect.component,
-                component_kind=ComponentKind.WORKFLOW,
-                input=effect.input,
-                correlation_id=parent.correlation_id,
-                trace_id=parent.trace_id,
-                parent_run_id=parent.run_id if effect.position else b"",
-                parent_position=effect.position,
-            ),
-        )
-
-    def _book_cancel_child(self, effect: effects.CancelChild) -> None:
-        child = self._runs.get(RunId(effect.child_run_id)) or self._load(RunId(effect.child_run_id))
-        if child is not None and not child.state.is_terminal:
-            self._runs.setdefault(RunId(effect.child_run_id), child)
-            self.carry_out(child, CancelRun(reason=effect.reason))
-
-    def _book_tell_parent(self, effect: effects.TellParent) -> None:
-        parent = self.find(RunId(effect.parent_run_id))
-        self.carry_out(
-            parent,
-            ChildEnded(
-                position=effect.position,
-                child_run_id=effect.run_id,
-                status=effect.status,
-                output=effect.output,
-                error=effect.error,
-            ),
-        )
+                live.lease = None
+                self.queues.add(live)
 
     # ---- leaving memory ----
 
-    def forget_if_parked(self, live: LiveRun) -> None:
-        """A run that waits needs no memory once its row has all: whoever wakes it loads it."""
-        is_parked = live.state.status is RunStatus.WAITING and live.lease is None
-        if is_parked and live.segment.durable_offset == live.state.next_offset:
-            self._runs.pop(live.run_id, None)
+    def put_down(self, live: LiveRun) -> None:
+        """A run that nobody has needs no memory once its row has all: whoever moves it loads it. If
+        it waits for a worker its id has to stay, and while few do, it stays as it is: its turn is
+        near."""
+        if self._runs.get(live.run_id) is not live or live.lease is not None or live.is_resting:
+            return
+        if not live.is_written or live.state.status not in _STILL:
+            return
+        if not live.is_queued:
+            del self._runs[live.run_id]
+        elif self.queues.are_long:
+            live.rest()
 
     def forget(self, run: RunId) -> None:
         self._runs.pop(run, None)
 
+    # ---- time ----
+
+    def look_at(self, due_ms: int, run: RunId) -> None:
+        self._timers.add(due_ms, self.tenant_id, run)
+
     def time_has_come(self, run: RunId) -> None:
+        if self.journal.committer.stopped_by is not None:
+            return  # when it resumes, every run's timer is set anew
+        self.books.settle()
+        if run == NO_RUN:
+            self.queues.pump_all()
+            return
         try:
             live = self.find(run)
         except UnknownRun:
             return
         self.carry_out(live, TimeHasCome())
 
+    # ---- stopping, resuming, resting ----
 
-def _done_before(_: TenantRuntime, __: effects.StartChild) -> None:
-    """Children were started before the append."""
+    def recover(self) -> int:
+        """Take up every open run from the disk; how many there are."""
+        with self.books.held_back():  # what follows is done when all of them are there
+            return recover(self)
 
+    def stopped(self, error: EngineError) -> None:
+        """Memory may be ahead of the disk: nothing of it counts any more."""
+        self._forget_everything(error.message)
+        self.waiters.fail(error)
 
-_BOOKKEEPERS: Final[dict[type[Effect], Callable[[TenantRuntime, Any], None]]] = {
-    effects.Enqueue: TenantRuntime._book_enqueue,
-    effects.SetTimer: TenantRuntime._book_timer,
-    effects.ReleaseLease: TenantRuntime._book_release,
-    effects.StartChild: _done_before,
-    effects.CancelChild: TenantRuntime._book_cancel_child,
-    effects.TellParent: TenantRuntime._book_tell_parent,
-}
+    def resumed(self) -> None:
+        """The journal writes again, from what is on the disk; so does the memory of the runs."""
+        self._forget_everything("the journal of its tenant was stopped and goes on")
+        try:
+            self.recover()
+        except EngineError as error:
+            self.journal.committer.stop(error)
+
+    def _forget_everything(self, reason: str) -> None:
+        for worker in self.pools.workers(self.tenant_id):
+            for lease in worker.leases:
+                self._let_go_of_lease(lease.run_id, lease.lease_epoch, reason)
+        for live in self._runs.values():
+            live.lease, live.is_queued = None, False
+        self._runs.clear()
+        self._idempotency.clear()
+        self.books.clear()
+        self.unrecovered.clear()
+        self.shared_state = SharedState(self.journal)
+        self.queues.clear()
+        self._timers.forget(self.tenant_id)
+
+    def _let_go_of_lease(self, run: RunId, lease_epoch: int, reason: str) -> None:
+        """Nobody holds the run any more, and who did is told."""
+        worker = self.pools.release(self.tenant_id, run, lease_epoch)
+        if worker is not None:
+            worker.port.send(revoke_frame(run, lease_epoch, RevokeReason.EXPIRED, reason))
+
+    def may_rest(self, *, with_queue: bool) -> bool:
+        """Whether the tenant can be closed until somebody asks for it or a timer of it is due.
+        Runs that wait for a worker can wait on the disk too: the worker opens the tenant."""
+        return (
+            self.journal.pins == 1  # nobody but the engine itself
+            and self.journal.committer.stopped_by is None
+            and self.journal.committer.is_quiet
+            and self.books.are_settled
+            and not self.waiters.is_anybody_there
+            and not self.pools.workers(self.tenant_id)
+            and (with_queue or all(live.is_on_disk for live in self._runs.values()))
+        )

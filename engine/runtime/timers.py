@@ -35,6 +35,15 @@ class Timers:
         if is_first:
             self._earlier.set()
 
+    def forget(self, tenant: TenantId) -> None:
+        """Take out everything of a tenant that is stopped or put to sleep."""
+        self._heap = [timer for timer in self._heap if timer[1] != tenant]
+        heapq.heapify(self._heap)
+
+    def next_of(self, tenant: TenantId) -> int | None:
+        """When the tenant's first timer is due."""
+        return min((due_ms for due_ms, owner, _ in self._heap if owner == tenant), default=None)
+
     def next_due_ms(self) -> int | None:
         return self._heap[0][0] if self._heap else None
 

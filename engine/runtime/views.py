@@ -32,9 +32,6 @@ def run_view(live: LiveRun) -> RunView:
         cost_usd=summary.cost_usd,
         updated_ms=summary.updated_us // 1_000,
         prompt_version=accepted.prompt_version,
-        session_id=accepted.session_id,
-        user_id=accepted.user_id,
-        tags=accepted.tags,
         waits=tuple(_wait_view(wait) for wait in live.state.waits.values()),
     )
 
@@ -48,9 +45,6 @@ _MORE = frozenset(
         "cost_usd",
         "updated_ms",
         "prompt_version",
-        "session_id",
-        "user_id",
-        "tags",
         "waits",
     }
 )
@@ -81,6 +75,9 @@ def list_view(state: RunState, *, is_held: bool) -> RunView:
         entity_key=state.entity_key,
         parent_run_id=run_id_text(RunId(state.parent_run_id)) if state.parent_run_id else "",
         start_at_ms=state.start_at_ms,
+        session_id=state.session_id,
+        user_id=state.user_id,
+        tags=state.tags,
     )
 
 

@@ -11,17 +11,19 @@ from collections import deque
 import trio
 
 from engine.base import limits
+from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.model.views import RunEvent
 from engine.runtime.live import Ending
 
 
 class _Waiter:
-    __slots__ = ("ending", "event")
+    __slots__ = ("ending", "event", "failure")
 
     def __init__(self) -> None:
         self.event = trio.Event()
         self.ending: Ending | None = None
+        self.failure: EngineError | None = None
 
 
 class Listener:
@@ -59,6 +61,8 @@ class Waiters:
         finally:
             if waiter.ending is None:
                 self._leave(run, waiter)
+        if waiter.failure is not None:
+            raise type(waiter.failure)(waiter.failure.message, **waiter.failure.details)
         assert waiter.ending is not None
         return waiter.ending
 
@@ -66,6 +70,21 @@ class Waiters:
         for waiter in self._waiters.pop(run, ()):
             waiter.ending = ending
             waiter.event.set()
+
+    def fail(self, error: EngineError) -> None:
+        """The tenant is stopped: nobody can say when a run of it ends."""
+        waiting, self._waiters = self._waiters, {}
+        for waiters in waiting.values():
+            for waiter in waiters:
+                waiter.failure = error
+                waiter.event.set()
+
+    def is_waited_for(self, run: RunId) -> bool:
+        return run in self._waiters
+
+    @property
+    def is_anybody_there(self) -> bool:
+        return bool(self._waiters or self._listeners)
 
     def _leave(self, run: RunId, waiter: _Waiter) -> None:
         waiters = self._waiters.get(run)

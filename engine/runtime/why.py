@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from engine.base.ids import DeploymentId
+from engine.base.ids import DeploymentId, run_id_text
 from engine.core.state import OpenWait
 from engine.model.payloads import WaitKind
 from engine.model.runs import RunStatus
@@ -40,6 +40,13 @@ def explain(tenant: TenantRuntime, live: LiveRun) -> str:
 
 def _queued(tenant: TenantRuntime, live: LiveRun) -> str:
     state = live.state
+    in_line = tenant.queues.entities.standing(live)
+    if in_line is not None:
+        holder, ahead = in_line
+        return (
+            f"It is queued behind {ahead} others for entity key {state.entity_key!r}, held by run "
+            f"{run_id_text(holder)}; runs of one key go one after the other."
+        )
     standing = tenant.pools.standing(
         tenant.tenant_id, DeploymentId(state.deployment_id), state.component
     )
@@ -51,6 +58,12 @@ def _queued(tenant: TenantRuntime, live: LiveRun) -> str:
         )
     if standing.workers == standing.draining:
         return f"It is queued and every worker that serves {served} is leaving; start another."
+    if state.is_suspect:
+        return (
+            f"It is queued until a worker that serves {served} holds nothing else: the last "
+            f"{state.fruitless_starts} workers that had it went away before anything was recorded, "
+            f"and the next one has it alone."
+        )
     ahead = tenant.queues.waiting_before(live)
     return (
         f"It is queued behind {ahead} others: {standing.slots_held} of {standing.slots} slots of "

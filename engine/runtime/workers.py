@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from engine.base.errors import (
     EngineError,
+    InvalidInput,
     LimitExceeded,
     MalformedRecord,
+    NoStateScope,
     StaleFence,
     UnknownRun,
 )
@@ -24,10 +26,10 @@ from engine.model.commands import Report, ReportedEntry
 from engine.model.payloads import Error, RunFailed
 from engine.model.records import RecordKind
 from engine.model.views import RunEvent
-from engine.model.worker_frames import Refused, Revoke, RevokeReason
+from engine.model.worker_frames import Refused, RevokeReason
 from engine.runtime.live import LiveRun
-from engine.runtime.performing import AckTo
-from engine.runtime.pools import PooledWorker
+from engine.runtime.performing import AckTo, revoke_frame
+from engine.runtime.pools import Lease, PooledWorker
 from engine.wire.journal import decode, encode
 from engine.wire.worker import encode as encode_cold
 
@@ -65,21 +67,27 @@ class WorkerSession:
                 self._tenant.release_after_pending(live, [acknowledge])  # a duplicate
                 return
             if sequence != lease.sequence + 1:
-                raise MalformedRecord(
-                    f"report {sequence} of run {run.hex()} came after report {lease.sequence}; "
-                    "one is missing",
-                    sequence=sequence,
-                )
+                self._take_back(run, lease_epoch, f"report {lease.sequence + 1} is missing")
+                return
+            reported = tuple(_reported(kind, raw) for kind, raw in entries)
             command = Report(
                 lease_epoch=lease_epoch,
-                entries=tuple(_reported(kind, raw) for kind, raw in entries),
+                entries=reported,
                 resolved_meanwhile=frozenset(lease.resolved),
+                shared=self._tenant.shared_state.asked_for(live.state, reported),
             )
+            self._tenant.check_room()
             self._tenant.carry_out(live, command, [acknowledge])
             lease.sequence = sequence
         except (StaleFence, UnknownRun) as error:
             self._revoke(run, lease_epoch, RevokeReason.FENCED, error.message)
-        except (MalformedRecord, LimitExceeded, IllegalTransition) as error:
+        except (
+            MalformedRecord,
+            LimitExceeded,
+            IllegalTransition,
+            InvalidInput,
+            NoStateScope,
+        ) as error:
             self._refuse(run, lease_epoch, sequence, error)
 
     def emit(self, run_id: bytes, lease_epoch: int, event: str, data: bytes) -> None:
@@ -105,7 +113,11 @@ class WorkerSession:
 
     def disconnect(self, reason: str = "the worker went away") -> None:
         """The stream has ended: what it held goes back into the queue. Twice is harmless."""
-        self._tenant.take_back(self._tenant.pools.leave(self.worker), reason)
+        leases = self._tenant.pools.leave(self.worker)
+        if self.worker.draining:
+            self._tenant.hand_on(leases)
+        else:
+            self._tenant.take_back(leases, reason)
 
     def _held(self, run: RunId, lease_epoch: int) -> LiveRun:
         live = self._tenant.find(run)
@@ -136,9 +148,13 @@ class WorkerSession:
         )
         self._revoke(run, lease_epoch, RevokeReason.EXPIRED, error.message)
 
+    def _take_back(self, run: RunId, lease_epoch: int, reason: str) -> None:
+        """The fault is the stream's: another attempt is none of the run's business."""
+        self._tenant.take_back([Lease(run, lease_epoch)], reason)
+        self._revoke(run, lease_epoch, RevokeReason.EXPIRED, reason)
+
     def _revoke(self, run: RunId, lease_epoch: int, reason: RevokeReason, message: str) -> None:
-        revoke = Revoke(run_id=run, lease_epoch=lease_epoch, reason=reason, message=message)
-        self.worker.port.send(encode_cold(revoke))
+        self.worker.port.send(revoke_frame(run, lease_epoch, reason, message))
 
 
 def _reported(kind: int, raw: bytes) -> ReportedEntry:

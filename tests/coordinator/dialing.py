@@ -23,7 +23,7 @@ from engine.base.ids import TenantId
 from engine.base.limits import MIB
 from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator.http2 import BytesCodec
-from engine.coordinator.ports import Peer
+from engine.coordinator.ports import Peer, WorkerDoor
 from engine.coordinator.server import Address, Coordinator
 from engine.ext import frames
 from engine.model.runs import ComponentKind
@@ -36,7 +36,6 @@ from engine.model.worker_frames import (
     Registered,
 )
 from engine.wire import worker as wire
-from tests.coordinator.plain_runtime import PlainRuntime
 
 LOCAL = Address("127.0.0.1", 0)
 PATIENT = CoordinatorSettings()
@@ -167,7 +166,7 @@ async def _channel(address: Address, window_bytes: int) -> AsyncIterator[grpclib
 
 @contextlib.asynccontextmanager
 async def serving(
-    runtime: PlainRuntime, settings: CoordinatorSettings = PATIENT, **more: Any
+    runtime: WorkerDoor, settings: CoordinatorSettings = PATIENT, **more: Any
 ) -> AsyncIterator[tuple[Address, Coordinator]]:
     """A coordinator on a port of its own. What hangs fails within the time of a test."""
     coordinator = Coordinator(runtime, tenant_of_token, settings=settings, **more)

@@ -217,6 +217,7 @@ async def test_workers_are_told_when_the_engine_goes() -> None:
     assert isinstance(seen[1], Draining)
     assert "connect again" in seen[1].reason
     assert runtime.sessions[0].disconnects == 1
+    assert runtime.sessions[0].worker.draining, "its runs are taken back without a mark on them"
 
 
 async def test_a_deaf_worker_does_not_hold_up_the_end() -> None:

@@ -398,3 +398,26 @@ def test_rebuild_equals_state() -> None:
 
 def test_every_refusal_is_a_typed_error() -> None:
     assert issubclass(IllegalTransition, EngineError)
+
+
+def test_signal_fifo_no_loss_when_a_report_asks_and_parks() -> None:
+    """The same wait twice in one report takes one signal; the other stays for the next wait."""
+    run = Driver().start().begin()
+    run.carry_out(signal("go", "s-1"))
+    run.carry_out(signal("go", "s-2"))
+    run.report(signal_wait(2, "go", parks=False), signal_wait(2, "go"))
+    assert [found.signal_id for found in resolutions(run)] == ["s-1"]
+    assert [found.signal_id for found in run.state.signals] == ["s-2"]
+    assert run.status is RunStatus.QUEUED
+    assert run.effect_names() == ["ReleaseLease", "Enqueue"]
+    assert encode_state(run.rebuilt()) == encode_state(run.state)
+    run.begin().report(signal_wait(3, "go"))
+    assert [found.signal_id for found in resolutions(run)] == ["s-1", "s-2"]
+
+
+def test_asking_and_parking_in_one_report_sleeps_when_nothing_has_come() -> None:
+    run = Driver().start().begin()
+    run.report(signal_wait(2, "go", parks=False), STEP, signal_wait(2, "go"))
+    assert (run.status, run.effect_names()) == (RunStatus.WAITING, ["ReleaseLease"])
+    run.carry_out(signal("go", "s-1"))
+    assert run.status is RunStatus.QUEUED

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from engine.base import limits
 from engine.base.errors import (
     IdempotencyConflict,
-    JournalBusy,
     RunTerminal,
     UnknownComponent,
     UnknownRun,
@@ -26,7 +26,7 @@ from engine.model.payloads import (
     WaitKind,
 )
 from engine.model.runs import RunStatus
-from engine.model.views import RunFilter, StartRequest
+from engine.model.views import RunFilter, Started, StartRequest
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
 from tests.runtime.conftest import CONTEXT, TENANT
@@ -79,6 +79,18 @@ async def test_an_unknown_component_names_the_nearest(handle: Handle) -> None:
     await connected(handle)
     with pytest.raises(UnknownComponent, match="did you mean checkout"):
         await handle.start(CONTEXT, request("chekout"))
+
+
+async def test_of_many_wrong_names_the_first_are_told_the_nearest(handle: Handle) -> None:
+    await connected(handle)
+    asked = [request(f"chekout{number}") for number in range(20)]
+    refused = await handle.start_many(CONTEXT, [*asked, request()])
+    assert isinstance(refused.pop(), Started)
+    messages = [error.message for error in refused if isinstance(error, UnknownComponent)]
+    assert len(messages) == len(asked)
+    told = ["did you mean checkout" in message for message in messages]
+    assert told == [number < limits.nearest_names_per_call_max for number in range(20)]
+    assert all("checkout" in message for message in messages), "the others are told what there is"
 
 
 async def test_start_idempotent(handle: Handle) -> None:
@@ -309,26 +321,6 @@ async def test_a_restart_takes_up_every_open_run(tmp_path: Path) -> None:
 async def test_an_unknown_run_is_named(handle: Handle) -> None:
     with pytest.raises(UnknownRun, match="check the id"):
         await handle.get_run(CONTEXT, RunId(new_run_id()))
-
-
-async def test_a_refused_start_leaves_nothing(
-    handle: Handle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its key starts the run the next time, and is not answered with one that never was."""
-    await connected(handle)
-    tenant = await handle._engine.tenant(TENANT)
-    before = tenant._check_room
-
-    def busy() -> None:
-        raise JournalBusy("full")
-
-    monkeypatch.setattr(tenant, "_check_room", busy)
-    with pytest.raises(JournalBusy):
-        await handle.start(CONTEXT, request(idempotency_key="order-1"))
-    monkeypatch.setattr(tenant, "_check_room", before)
-    started = await handle.start(CONTEXT, request(idempotency_key="order-1"))
-    assert started.is_new
-    assert (await handle.get_run(CONTEXT, started.run_id)).status in ("QUEUED", "RUNNING")
 
 
 async def test_a_restart_queues_a_run_that_still_has_a_wait_with_a_time(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class ScriptedWorker:
         self.worker_id = worker_id
         self.capacity = capacity
         self.held: dict[RunId, Held] = {}
+        self.kinds: dict[RunId, int] = {}
         self.acknowledged: list[tuple[RunId, int, int]] = []
         self.delivered: list[tuple[RunId, list[int]]] = []
         self.cold: list[tuple[int, bytes]] = []
@@ -65,7 +66,8 @@ class ScriptedWorker:
 
     def _take(self, frame: tuple) -> None:  # type: ignore[type-arg]
         if frame[0] == "dispatch":
-            _, run, epoch, attempt, _, _, entries, more = frame
+            _, run, epoch, attempt, _, kind, entries, more = frame
+            self.kinds[RunId(run)] = kind
             journal = [(RecordKind(e[0]), decode(e[0], e[1])) for e in entries]
             if entries[0][2] > 0:  # a further page
                 held = self.held[RunId(run)]
@@ -83,15 +85,20 @@ class ScriptedWorker:
 
     # ---- what the worker does ----
 
-    async def connect(self, handle: Handle, tenant: TenantId, *components: str) -> None:
+    async def connect(
+        self,
+        handle: Handle,
+        tenant: TenantId,
+        *names: str,
+        components: tuple[Component, ...] = (),
+    ) -> None:
         register = Register(
             deployment_id=DEPLOYMENT,
             service_name="test",
             worker_id=self.worker_id,
             capacity=self.capacity,
-            components=tuple(
-                Component(name=name, kind=ComponentKind.WORKFLOW) for name in components
-            ),
+            components=components
+            or tuple(Component(name=name, kind=ComponentKind.WORKFLOW) for name in names),
         )
         self.session = await handle.connect_worker(tenant, register, self)
 

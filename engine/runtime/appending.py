@@ -1,0 +1,178 @@
+"""What a decision becomes on its way to the segment: bytes, rows, and effects with their address.
+
+Everything that can be refused is checked here before anything has changed. Pure, except that the
+worker's address is looked up in the lease.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Final
+
+from engine.base import limits
+from engine.base.errors import LimitExceeded
+from engine.core.shared import asks_shared
+from engine.core.state import RunState, encode_state
+from engine.core.transitions import status_after
+from engine.core.values import Decision, Entry
+from engine.ext.append import PendingBatch
+from engine.journal.layout import finished_key, open_run_key, run_key
+from engine.model import effects
+from engine.model.effects import Effect
+from engine.model.payloads import WaitCreated, WaitResolved
+from engine.model.records import RecordKind
+from engine.model.rows import LateRow, RowValue
+from engine.model.runs import RunStatus
+from engine.runtime.live import LiveRun
+from engine.runtime.performing import RevokeTo
+from engine.wire.journal import encode
+
+# A worker that will go on holding a run hears of what the engine wrote; these it must not miss.
+_DELIVERED: Final = frozenset(
+    {
+        RecordKind.WAIT_RESOLVED,
+        RecordKind.CHILD_FINISHED,
+        RecordKind.STATE_READ,
+        RecordKind.STATE_CONFLICTED,
+    }
+)
+# By how much a state row may grow with a record, beside the record's own bytes.
+_ROW_GROWTH_PER_RECORD: Final = 128
+
+
+def check_transitions(state: RunState, entries: Sequence[Entry]) -> None:
+    """All of them are legal, before the first one is applied."""
+    status = state.status
+    for entry in entries:
+        parks = isinstance(entry.payload, WaitCreated) and entry.payload.parks
+        status = status_after(status, entry.kind, parks=parks)
+
+
+def payloads_of(entries: Sequence[Entry]) -> list[bytes]:
+    """The records' payloads, each of which fits a record, and all of them a transition."""
+    if len(entries) > limits.records_per_transition_max:
+        raise LimitExceeded(
+            f"this would be {len(entries)} records at once, the limit is "
+            f"{limits.records_per_transition_max}; report less at a time",
+            records=len(entries),
+        )
+    payloads: list[bytes] = []
+    for entry in entries:
+        raw = entry.raw
+        if raw is None:
+            assert entry.payload is not None
+            raw = encode(entry.payload)
+        if len(raw) > limits.record_payload_bytes_max:
+            raise LimitExceeded(
+                f"a {entry.kind.name} record of {len(raw)} bytes is over the limit of "
+                f"{limits.record_payload_bytes_max}; store large values elsewhere and record a "
+                "reference",
+                length=len(raw),
+            )
+        payloads.append(raw)
+    return payloads
+
+
+def kept_if_large(live: LiveRun, payloads: Sequence[bytes]) -> RunState | None:
+    """The state as it is, to go back to, where the row may turn out to be too large. Almost always
+    it cannot, and nothing is copied."""
+    growth = growth_of(payloads)
+    if live.row_bytes + growth > limits.row_bytes_max and live.late is not None:
+        live.late[1].made()  # then its length is known, and not what it might have grown to
+        live.late = None
+    if live.row_bytes + growth <= limits.row_bytes_max:
+        return None
+    kept = copy.copy(live.state)
+    for name in ("waits", "signals", "signal_ids", "children", "revisions"):
+        setattr(kept, name, copy.copy(getattr(kept, name)))
+    return kept
+
+
+def growth_of(payloads: Sequence[bytes]) -> int:
+    """By how much the state row may grow with these records."""
+    return sum(map(len, payloads)) + _ROW_GROWTH_PER_RECORD * (len(payloads) + 4)
+
+
+def make_late_row(live: LiveRun, batch: PendingBatch) -> None:
+    """Before a transition that goes into this batch: a row of an earlier one says what the state is
+    now."""
+    if live.late is not None and live.late[0] is not batch:
+        live.late[1].made()
+        live.late = None
+
+
+def rows_of(
+    live: LiveRun, batch: PendingBatch, payloads: Sequence[bytes], *, now: bool
+) -> list[tuple[bytes, RowValue]]:
+    """The rows of the state as it is. The row of a large one, such as a parent's of thousands of
+    children, is made when the batch is written, for all its transitions at once, unless it has to
+    be `now`."""
+    state = live.state
+    if now or state.is_terminal or live.row_bytes < limits.late_row_bytes_min:
+        return [*state_rows(state)]
+    live.row_bytes += growth_of(payloads)
+    if live.late is not None:
+        return []  # it is in the batch already
+
+    def make() -> bytes:
+        row = encode_state(state)
+        live.row_bytes = len(row)
+        return row
+
+    live.late = batch, LateRow(make, live.row_bytes)
+    return [(open_run_key(state.run_id), live.late[1])]
+
+
+def note_row(live: LiveRun, rows: Sequence[tuple[bytes, RowValue]]) -> None:
+    """The journal has taken them."""
+    if rows and isinstance(row := rows[-1][1], bytes):
+        live.row_bytes = len(row)
+        live.late = None  # this one comes after it
+
+
+def state_rows(state: RunState) -> list[tuple[bytes, bytes | None]]:
+    """The state itself comes last. Open runs have a row of their own sort, so that a start finds
+    them and only them."""
+    if state.is_terminal:
+        return [
+            (open_run_key(state.run_id), None),
+            # Until a batch of the archive that holds the run is acknowledged.
+            (finished_key(state.ended_ms, state.run_id), b""),
+            (run_key(state.run_id), encode_state(state)),
+        ]
+    return [(open_run_key(state.run_id), encode_state(state))]
+
+
+def addressed(live: LiveRun, released: Sequence[Effect]) -> list[Effect]:
+    """A revocation goes to the worker that holds the run now; after it nobody does."""
+    found: list[Effect] = []
+    for effect in released:
+        if not isinstance(effect, effects.Revoke):
+            found.append(effect)
+        elif live.lease is not None:
+            port = live.lease.worker.port
+            found.append(
+                RevokeTo(effect.run_id, effect.lease_epoch, effect.reason, effect.message, port)
+            )
+    return found
+
+
+def deliveries(live: LiveRun, decision: Decision, first_offset: int) -> list[Effect]:
+    """What the worker that holds the run, and goes on holding it, has to hear."""
+    lease = live.lease
+    if lease is None or live.state.status is not RunStatus.RUNNING:
+        return []
+    if not any(
+        entry.kind in _DELIVERED or asks_shared(entry.payload) for entry in decision.entries
+    ):
+        return []
+    return [effects.Deliver(live.state.run_id, lease.epoch, first_offset, len(decision.entries))]
+
+
+def note_resolved(live: LiveRun, entries: Sequence[Entry]) -> None:
+    """The worker that holds the run may not have heard of these yet."""
+    if live.lease is not None and live.state.status is RunStatus.RUNNING:
+        for entry in entries:
+            if isinstance(entry.payload, WaitResolved):
+                live.lease.resolved.add(entry.payload.wait_id)
