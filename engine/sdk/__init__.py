@@ -19,11 +19,12 @@ then `session.py`. It knows the wire and the vocabulary of the engine, and nothi
 from engine.sdk.async_client import AsyncClient
 from engine.sdk.children import ChildRun
 from engine.sdk.client import Client
-from engine.sdk.components import Component
+from engine.sdk.components import Component, EntityRef
 from engine.sdk.context import Context
-from engine.sdk.decorators import function, scorer, tool, workflow
+from engine.sdk.decorators import agent, entity, function, scorer, tool, workflow
 from engine.sdk.errors import (
     ChildError,
+    MissingPackage,
     NonRetryable,
     NotDeterministic,
     NotSerializable,
@@ -32,6 +33,7 @@ from engine.sdk.errors import (
     StepError,
     WaitTimedOut,
 )
+from engine.sdk.query_result import QueryResult
 from engine.sdk.registry import Registry
 from engine.sdk.retry import RetryPolicy
 from engine.sdk.sse import Event
@@ -45,10 +47,13 @@ __all__ = [
     "Client",
     "Component",
     "Context",
+    "EntityRef",
     "Event",
+    "MissingPackage",
     "NonRetryable",
     "NotDeterministic",
     "NotSerializable",
+    "QueryResult",
     "Registry",
     "RetryPolicy",
     "RunFailed",
@@ -57,6 +62,8 @@ __all__ = [
     "StepError",
     "WaitTimedOut",
     "Worker",
+    "agent",
+    "entity",
     "function",
     "scorer",
     "tool",

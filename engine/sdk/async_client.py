@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -18,12 +19,22 @@ import httpx
 
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import EngineError
+from engine.model.query import ArchiveFlushed, ArchiveStatus, ArchiveVerified
 from engine.model.views import RunPage, RunView
 from engine.sdk import limits, requests
 from engine.sdk.client import BASE_URL_DEFAULT, Deadline, lost, refusal_of, timeout_of, translated
 from engine.sdk.errors import ConnectionLost
-from engine.sdk.requests import AnyComponent, JournalRecord, Request, StartKeywords, StartOptions
+from engine.sdk.query_result import Analytics, QueryBytes, QueryForm, QueryResult
+from engine.sdk.requests import (
+    AnyComponent,
+    JournalRecord,
+    Request,
+    RunFilters,
+    StartKeywords,
+    StartOptions,
+)
 from engine.sdk.sse import Event, EventParser
+from engine.sdk.tls import client_context
 
 T = TypeVar("T")
 
@@ -36,14 +47,14 @@ class AsyncClient:
         base_url: str = BASE_URL_DEFAULT,
         *,
         api_key: str | None = None,
+        ca_file: str | Path | None = None,
         clock: Clock = system_clock,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._clock = clock
         self._http = httpx.AsyncClient(
             base_url=requests.checked_base_url(base_url),
-            # Loading certificates takes longer than all the rest, and plain HTTP needs none.
-            verify=base_url.startswith("https://"),
+            verify=client_context(base_url, ca_file) or False,  # plain HTTP has nothing to verify
             headers=requests.auth_headers(api_key),
             transport=transport,
         )
@@ -112,28 +123,8 @@ class AsyncClient:
                 yield record
             from_offset = page[-1].offset + 1
 
-    async def list(
-        self,
-        *,
-        status: str | None = None,
-        component: str | None = None,
-        project_id: str | None = None,
-        created_from_ms: int | None = None,
-        created_to_ms: int | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> RunPage:
-        return await self._ask(
-            requests.list_runs(
-                status=status,
-                component=component,
-                project_id=project_id,
-                created_from_ms=created_from_ms,
-                created_to_ms=created_to_ms,
-                limit=limit,
-                cursor=cursor,
-            )
-        )
+    async def list(self, **filters: Unpack[RunFilters]) -> RunPage:
+        return await self._ask(requests.list_runs(filters))
 
     async def events(self, run_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         failures = 0
@@ -153,6 +144,43 @@ class AsyncClient:
                 if failures > limits.event_reconnects_max:
                     raise
             await _sleep(requests.reconnect_s(failures))
+
+    # ---- the tiers ----
+
+    async def query(
+        self, sql: str, *, rows_max: int | None = None, timeout: float | None = None
+    ) -> QueryResult:
+        return QueryResult(await self.query_bytes(sql, "arrow", rows_max=rows_max, timeout=timeout))
+
+    async def query_bytes(
+        self,
+        sql: str,
+        form: QueryForm,
+        *,
+        rows_max: int | None = None,
+        timeout: float | None = None,
+    ) -> QueryBytes:
+        return await self._ask(requests.query(sql, form, rows_max, timeout))
+
+    async def analytics(
+        self,
+        name: str,
+        *,
+        since: str | int | None = None,
+        until: str | int | None = None,
+        project: str | None = None,
+        limit: int = 1_000,
+    ) -> Analytics:
+        return await self._ask(requests.analytics(name, since, until, project, limit))
+
+    async def archive_status(self) -> ArchiveStatus:
+        return await self._ask(requests.archive_status())
+
+    async def archive_flush(self) -> ArchiveFlushed:
+        return await self._ask(requests.archive_flush())
+
+    async def archive_verify(self) -> ArchiveVerified:
+        return await self._ask(requests.archive_verify())
 
     # ---- changing ----
 
@@ -180,8 +208,8 @@ class AsyncClient:
                 timeout=timeout_of(request),
             )
         except httpx.HTTPError as error:
-            raise translated(error, self._http.base_url) from error
-        return request.read(response.status_code, response.content)
+            raise translated(error, self._http.base_url, request) from error
+        return request.answered(response.status_code, response.headers, response.content)
 
     async def _stream(self, request: Request[None]) -> AsyncGenerator[Event, None]:
         parser = EventParser()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
@@ -17,12 +18,22 @@ import httpx
 
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import EngineError
+from engine.model.query import ArchiveFlushed, ArchiveStatus, ArchiveVerified
 from engine.model.views import RunPage, RunView
 from engine.sdk import limits, requests
 from engine.sdk.errors import ConnectionLost
 from engine.sdk.problems import error_of_problem
-from engine.sdk.requests import AnyComponent, JournalRecord, Request, StartKeywords, StartOptions
+from engine.sdk.query_result import Analytics, QueryBytes, QueryForm, QueryResult
+from engine.sdk.requests import (
+    AnyComponent,
+    JournalRecord,
+    Request,
+    RunFilters,
+    StartKeywords,
+    StartOptions,
+)
 from engine.sdk.sse import Event, EventParser
+from engine.sdk.tls import client_context
 
 T = TypeVar("T")
 
@@ -31,21 +42,24 @@ BASE_URL_DEFAULT: Final = "http://127.0.0.1:34181"
 
 class Client:
     """Talks to the gateway at `base_url`. Errors of the engine are raised as they are named there:
-    UnknownComponent, InvalidInput, UnknownRun and so on, each with a `code` and what to do."""
+    UnknownComponent, InvalidInput, UnknownRun and so on, each with a `code` and what to do.
+
+    At `https://` the certificate and its name are verified, against what the system trusts or what
+    is in `ca_file`."""
 
     def __init__(
         self,
         base_url: str = BASE_URL_DEFAULT,
         *,
         api_key: str | None = None,
+        ca_file: str | Path | None = None,
         clock: Clock = system_clock,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._clock = clock
         self._http = httpx.Client(
             base_url=requests.checked_base_url(base_url),
-            # Loading certificates takes longer than all the rest, and plain HTTP needs none.
-            verify=base_url.startswith("https://"),
+            verify=client_context(base_url, ca_file) or False,  # plain HTTP has nothing to verify
             headers=requests.auth_headers(api_key),
             transport=transport,
         )
@@ -121,29 +135,9 @@ class Client:
             yield from page
             from_offset = page[-1].offset + 1
 
-    def list(
-        self,
-        *,
-        status: str | None = None,
-        component: str | None = None,
-        project_id: str | None = None,
-        created_from_ms: int | None = None,
-        created_to_ms: int | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> RunPage:
+    def list(self, **filters: Unpack[RunFilters]) -> RunPage:
         """Runs, newest first; `cursor=page.next_cursor` gives the next page."""
-        return self._ask(
-            requests.list_runs(
-                status=status,
-                component=component,
-                project_id=project_id,
-                created_from_ms=created_from_ms,
-                created_to_ms=created_to_ms,
-                limit=limit,
-                cursor=cursor,
-            )
-        )
+        return self._ask(requests.list_runs(filters))
 
     def events(self, run_id: str, *, after: int | None = None) -> Iterator[Event]:
         """What happens to a run, from its beginning or behind the event with the id `after`, until
@@ -162,6 +156,51 @@ class Client:
                 if failures > limits.event_reconnects_max:
                     raise
             time.sleep(requests.reconnect_s(failures))
+
+    # ---- the tiers ----
+
+    def query(
+        self, sql: str, *, rows_max: int | None = None, timeout: float | None = None
+    ) -> QueryResult:
+        """What one SELECT over `runs` and `steps` finds: iterate it, or take it as `.arrow()`,
+        `.pandas()` or `.polars()`."""
+        return QueryResult(self.query_bytes(sql, "arrow", rows_max=rows_max, timeout=timeout))
+
+    def query_bytes(
+        self,
+        sql: str,
+        form: QueryForm,
+        *,
+        rows_max: int | None = None,
+        timeout: float | None = None,
+    ) -> QueryBytes:
+        """The same as a file would have it: an Arrow stream, CSV, or JSON."""
+        return self._ask(requests.query(sql, form, rows_max, timeout))
+
+    def analytics(
+        self,
+        name: str,
+        *,
+        since: str | int | None = None,
+        until: str | int | None = None,
+        project: str | None = None,
+        limit: int = 1_000,
+    ) -> Analytics:
+        """The ready-made ones: tokens, errors, latency, leaderboard, tools. `since` and `until` are
+        about when runs ended: a time span back from now (`7d`), a date, or milliseconds."""
+        return self._ask(requests.analytics(name, since, until, project, limit))
+
+    def archive_status(self) -> ArchiveStatus:
+        """Where ended runs are kept, and how many are not there yet."""
+        return self._ask(requests.archive_status())
+
+    def archive_flush(self) -> ArchiveFlushed:
+        """Returns once every run that has ended is in the archive."""
+        return self._ask(requests.archive_flush())
+
+    def archive_verify(self) -> ArchiveVerified:
+        """Compares what is in the archive with what should be."""
+        return self._ask(requests.archive_verify())
 
     # ---- changing ----
 
@@ -191,8 +230,8 @@ class Client:
                 timeout=timeout_of(request),
             )
         except httpx.HTTPError as error:
-            raise translated(error, self._http.base_url) from error
-        return request.read(response.status_code, response.content)
+            raise translated(error, self._http.base_url, request) from error
+        return request.answered(response.status_code, response.headers, response.content)
 
     def _stream(self, request: Request[None]) -> Iterator[Event]:
         parser = EventParser()
@@ -246,9 +285,13 @@ def refusal_of(event: Event) -> EngineError | None:
     return error_of_problem(200, requests.as_json(event.data))
 
 
-def translated(error: httpx.HTTPError, base_url: httpx.URL) -> ConnectionLost | TimeoutError:
+def translated(
+    error: httpx.HTTPError, base_url: httpx.URL, request: Request[Any]
+) -> ConnectionLost | TimeoutError:
     if isinstance(error, httpx.ReadTimeout):
-        return TimeoutError(f"{base_url} did not answer in time; a run that it started goes on")
+        is_query = request.path == requests.QUERY_PATH
+        begun = "the query is stopped" if is_query else "a run that it started goes on"
+        return TimeoutError(f"{base_url} did not answer in time; {begun}")
     return lost(error, base_url)
 
 

@@ -15,13 +15,18 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
 
-from engine.base.limits import component_name_length_max
+from engine.base.errors import InvalidInput
+from engine.base.limits import component_name_length_max, key_length_max
 from engine.model.runs import ComponentKind
 from engine.model.worker_frames import Component as RegisteredComponent
 from engine.sdk import values
 from engine.sdk.errors import InvalidComponent
 from engine.sdk.retry import RetryPolicy
 from engine.sdk.signatures import Signature
+
+REPLAYED_KINDS: Final = frozenset(
+    {ComponentKind.WORKFLOW, ComponentKind.ENTITY, ComponentKind.AGENT}
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,15 +57,16 @@ class Component(Generic[P, R]):
         self.is_async: Final = is_async(function)
         self.signature: Final = Signature(function, self.describe())
         self.output_decoder: Final = values.decoder_for(self.signature.returns)
-        if kind is ComponentKind.WORKFLOW and not self.is_async:
+        word = kind.name.lower()
+        if self.is_replayed and not self.is_async:
             raise InvalidComponent(
-                f"{self.describe()} is a plain function, and a workflow waits for what it asks: "
+                f"{self.describe()} is a plain function, and a {word} waits for what it asks: "
                 f"write `async def {self.name}(ctx, ...)`"
             )
-        if kind is ComponentKind.WORKFLOW and timeout is not None:
+        if self.is_replayed and timeout is not None:
             raise InvalidComponent(
                 f"{self.describe()} has a timeout, and only what runs in one go can have one: give "
-                "it to the steps and waits of the workflow"
+                f"it to the steps and waits of the {word}"
             )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,6 +78,15 @@ class Component(Generic[P, R]):
     @property
     def takes_context(self) -> bool:
         return self.signature.takes_context
+
+    @property
+    def is_replayed(self) -> bool:
+        """Its code puts durable operations together; a function does its work in one go."""
+        return self.kind in REPLAYED_KINDS
+
+    def of(self, key: str) -> EntityRef:
+        """Of an entity: the one with this key."""
+        return EntityRef(self, key)
 
     def describe(self) -> str:
         return f"{self.kind.name.lower()} {self.name!r}"
@@ -85,6 +100,35 @@ class Component(Generic[P, R]):
             output_schema=msgspec.json.encode(self.signature.output_schema()),
             retry=self.retry.recorded() if self.retry is not None else None,
         )
+
+
+class EntityRef:
+    """One entity, by its component (or the name of it, where another worker serves it) and key."""
+
+    def __init__(self, component: Component[..., Any] | str, key: str) -> None:
+        if isinstance(component, Component) and component.kind is not ComponentKind.ENTITY:
+            raise InvalidComponent(f"{component.describe()} is no entity and has no keys")
+        if not 0 < len(key.encode()) <= key_length_max:
+            raise InvalidInput(
+                f"an entity's key has 1 to {key_length_max} bytes, not {len(key.encode())}",
+                field="entity_key",
+            )
+        self.component: Final = component
+        self.key: Final = key
+
+
+def called(target: Any) -> tuple[Component[..., Any] | str, str]:
+    """The component that a child run is of, and the entity's key."""
+    if isinstance(target, EntityRef):
+        return target.component, target.key
+    if isinstance(target, Component) and target.kind is ComponentKind.ENTITY:
+        raise InvalidInput(
+            f"{target.describe()} has many, and this does not say which: {target.name}.of(key)",
+            field="entity_key",
+        )
+    if not isinstance(target, Component | str):
+        raise TypeError(f"a child run is of a component or its name, not of {target!r}")
+    return target, ""
 
 
 def is_async(function: Callable[..., Any]) -> bool:

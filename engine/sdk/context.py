@@ -19,12 +19,11 @@ from typing import Any, Final, Literal, Protocol, TypeVar, overload
 from engine.base.errors import InvalidInput
 from engine.base.ids import RunId
 from engine.model.payloads import ChildMode, WaitKind
-from engine.model.runs import ComponentKind
 from engine.sdk import branches, outcomes, values
 from engine.sdk.asked import Asked
 from engine.sdk.calls import StepCall, step_call
 from engine.sdk.children import ChildRun, child_input
-from engine.sdk.components import Component, seconds
+from engine.sdk.components import Component, EntityRef, called, seconds
 from engine.sdk.facts import RunFacts, WithFacts
 from engine.sdk.operations import Child, Operation, Outcome, ReportUsage, Wait
 from engine.sdk.retry import RetryPolicy
@@ -55,6 +54,8 @@ class Run(Protocol):
     def find_component(self, name: str) -> Component[..., Any] | None: ...
     def child_run_id(self, position: int) -> RunId: ...
     @property
+    def is_of_entity(self) -> bool: ...
+    @property
     def now_us(self) -> int: ...
     @property
     def is_replaying(self) -> bool: ...
@@ -81,7 +82,7 @@ class Context(WithFacts):
         self._run = run
         self._facts = run.facts
         self._draws = 0
-        self.state = State(run.change_state)
+        self.state = State(run)
 
     # ---- steps ----
 
@@ -144,7 +145,7 @@ class Context(WithFacts):
                 if found is None:
                     return self.call(target, *arguments)
                 target = found
-        if isinstance(target, Component) and target.kind is ComponentKind.WORKFLOW:
+        if isinstance(target, Component) and target.is_replayed:
             return self.call(target, *arguments)
         call = step_call(target, arguments, name=name, key=key, retry=retry, timeout=timeout)
         return self._run.ask_step(call)
@@ -275,18 +276,22 @@ class Context(WithFacts):
     ) -> Asked[T]: ...
     @overload
     def call(
-        self, component: Component[..., Any] | str, /, *args: Any, **named: Any
+        self, component: Component[..., Any] | EntityRef | str, /, *args: Any, **named: Any
     ) -> Asked[Any]: ...
 
-    def call(self, component: Component[..., Any] | str, /, *args: Any, **named: Any) -> Asked[Any]:
+    def call(
+        self, component: Component[..., Any] | EntityRef | str, /, *args: Any, **named: Any
+    ) -> Asked[Any]:
         """Run a component as a run of its own, on any worker that serves it, and wait for it.
+
+            balance = await ctx.call(account.of("ann"), 5)
 
         One argument is its input, named ones make an object. Raises ChildError when it fails."""
         return self._ask_child(component, args, named, ChildMode.JOIN)
 
     def start(
         self,
-        component: Component[..., Any] | str,
+        component: Component[..., Any] | EntityRef | str,
         /,
         *args: Any,
         detach: bool = False,
@@ -301,16 +306,15 @@ class Context(WithFacts):
     def _ask_child(
         self, component: Any, args: tuple[Any, ...], named: dict[str, Any], mode: ChildMode
     ) -> Asked[Any]:
+        component, entity_key = called(component)
         name = component.name if isinstance(component, Component) else component
-        if not isinstance(name, str):
-            raise TypeError(f"a child run is of a component or its name, not of {component!r}")
         decoder = component.output_decoder if isinstance(component, Component) else None
 
         def convert(outcome: Outcome) -> Any:
             run_id = self._run.child_run_id(asked.position)
             return outcomes.of_child(name, decoder, run_id, outcome)
 
-        child = Child(name, mode, child_input(name, args, named))
+        child = Child(name, mode, child_input(name, args, named), entity_key)
         asked: Asked[Any] = self._run.ask(child, convert)
         return asked
 

@@ -1,4 +1,5 @@
-"""`@workflow`, `@function`, `@tool` and `@scorer`: they make components of functions.
+"""`@workflow`, `@function`, `@tool`, `@entity`, `@agent` and `@scorer`: they make components of
+functions, one decorator for each kind that there is.
 
     @function
     def charge(order_id: str, cents: int) -> str: ...
@@ -84,4 +85,27 @@ tool: Final = _decorator(
 scorer: Final = _decorator(
     ComponentKind.SCORER,
     """A function that judges the outcome of a run.""",
+)
+entity: Final = _decorator(
+    ComponentKind.ENTITY,
+    """An `async def` that reads and changes what is kept under a key: one run of a key at a time.
+
+        @entity
+        async def account(ctx: Context, amount: int) -> int:
+            balance = await ctx.state.get("balance", 0) + amount
+            await ctx.state.set("balance", balance)
+            return balance
+
+        await ctx.call(account.of("ann"), 5)      client.run(account, 5, entity_key="ann")
+
+    It is written like a workflow; `ctx.state` is the entity's where no other scope is said.
+    """,
+)
+agent: Final = _decorator(
+    ComponentKind.AGENT,
+    """An `async def` that lets a model decide what to do next.
+
+    It is written like a workflow: each call of the model is a step, and so is each tool, so that
+    what was answered once is neither paid for nor done again.
+    """,
 )

@@ -12,13 +12,22 @@ from engine.model.payloads import (
     ChildStarted,
     Error,
     StateChanged,
+    StateRead,
     StepCompleted,
     StepFailed,
     UsageReported,
     WaitCreated,
     WaitKind,
 )
-from engine.sdk.operations import ChangeState, Child, Operation, ReportUsage, Step, Wait
+from engine.sdk.operations import (
+    ChangeState,
+    Child,
+    Operation,
+    ReadState,
+    ReportUsage,
+    Step,
+    Wait,
+)
 
 
 class StepTry(msgspec.Struct, frozen=True):
@@ -100,6 +109,7 @@ def child_started(position: int, child: Child, parent: RunId, lease_epoch: int) 
         mode=child.mode,
         input=child.input,
         lease_epoch=lease_epoch,
+        entity_key=child.entity_key,
     )
 
 
@@ -114,7 +124,13 @@ def state_changed(
         revision=revision,
         deleted=change.value is None,
         lease_epoch=lease_epoch,
+        expected_revision=change.expected or 0,
+        has_expected=change.expected is not None,
     )
+
+
+def state_read(position: int, read: ReadState, lease_epoch: int) -> StateRead:
+    return StateRead(position=position, scope=read.scope, name=read.name, lease_epoch=lease_epoch)
 
 
 def usage_reported(position: int, usage: ReportUsage, lease_epoch: int) -> UsageReported:

@@ -7,7 +7,7 @@ an error travels; `failures.py` turns exceptions into records and back.
 
 from __future__ import annotations
 
-from engine.base.errors import EngineError, NotDeterministic, NotSerializable
+from engine.base.errors import EngineError, NoStateScope, NotDeterministic, NotSerializable
 from engine.model.payloads import Error
 
 __all__ = [
@@ -15,11 +15,12 @@ __all__ = [
     "ConnectionLost",
     "InvalidComponent",
     "InvalidOutput",
+    "MissingPackage",
+    "NoStateScope",
     "NonRetryable",
     "NotDeterministic",
     "NotInWorkflow",
     "NotSerializable",
-    "NotSupported",
     "RunFailed",
     "StateConflict",
     "StepError",
@@ -123,16 +124,19 @@ class WorkflowStuck(EngineError):
     code = "workflow_stuck"
 
 
-class NotSupported(EngineError):
-    """The operation is part of the interface and the runtime cannot do it yet."""
-
-    code = "not_supported"
-
-
 class StateConflict(EngineError):
-    """The state was changed in between: read it again and decide anew."""
+    """The state was changed in between: read it again and decide anew. Nothing was changed."""
 
     code = "state_conflict"
+
+    def __init__(self, what: str, *, expected: int, revision: int) -> None:
+        super().__init__(
+            f"{what} is at revision {revision}, not {expected}: read it again",
+            expected=expected,
+            revision=revision,
+        )
+        self.expected = expected
+        self.revision = revision
 
 
 class InvalidComponent(EngineError):
@@ -151,3 +155,9 @@ class ConnectionLost(EngineError):
     """The runtime cannot be reached, or the connection to it broke."""
 
     code = "connection_lost"
+
+
+class MissingPackage(EngineError):
+    """A library that only this operation needs is not installed."""
+
+    code = "missing_package"

@@ -13,6 +13,7 @@ from engine.base.errors import (
     InvalidInput,
     LimitExceeded,
     MalformedRecord,
+    NoStateScope,
     NotDeterministic,
     NotSerializable,
 )
@@ -24,7 +25,6 @@ from engine.sdk.errors import (
     InvalidOutput,
     NonRetryable,
     NotInWorkflow,
-    NotSupported,
     StepError,
     WaitTimedOut,
 )
@@ -37,10 +37,10 @@ _FINAL = (
     InvalidOutput,
     LimitExceeded,
     MalformedRecord,
+    NoStateScope,
     NotDeterministic,
     NotInWorkflow,
     NotSerializable,
-    NotSupported,
     WaitTimedOut,
 )
 
@@ -55,6 +55,21 @@ def recorded(error: BaseException) -> Error:
         type=type(error).__qualname__,
         traceback=_traceback(error),
         non_retryable=isinstance(error, _FINAL),
+    )
+
+
+def not_deterministic(position: int, recorded: str, asked: str) -> Error:
+    """The journal and the code, side by side."""
+    return Error(
+        code=NotDeterministic.code,
+        message=f"the workflow is not deterministic: at position {position}\n"
+        f"    the journal has     {recorded}\n"
+        f"    the code asked for  {asked}\n"
+        "A workflow has to ask for the same operations in the same order whenever it is "
+        "replayed. Take time, chance and the outside world from ctx or from a step, and give "
+        "changed code a new workflow name while old runs are open.",
+        type="NotDeterministic",
+        non_retryable=True,
     )
 
 

@@ -3,9 +3,10 @@
 A fold over the entries of a dispatch. Knows neither the code nor what it will ask.
 
 Attempts: when a run is tried again, its code starts over, and what is recorded is not repeated. A
-step whose failure was final is the exception: it gets another chance. From the earliest such step
-on, the code of the new attempt may take another way than the old one did, so the records behind it
-are *loose*: used where the code asks for the same, passed over where it does not.
+step whose failure was final is the exception: it gets another chance; and so does a change of
+shared state that lost a race which the code did not catch, with the read before it. From the
+earliest of these on, the code of the new attempt may take another way than the old one did, so the
+records behind it are *loose*: used where the code asks for the same, passed over where it does not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from engine.model.payloads import (
     RunRetrying,
     RunStarted,
     StateChanged,
+    StateConflicted,
+    StateRead,
+    StateScope,
     StepCompleted,
     StepFailed,
     UsageReported,
@@ -34,18 +38,23 @@ from engine.model.payloads import (
 )
 from engine.model.runs import RunStatus
 from engine.sdk import records
+from engine.sdk.errors import StateConflict
 from engine.sdk.operations import (
     ChangeState,
     Child,
     Operation,
     Outcome,
     Raised,
+    ReadState,
     ReportUsage,
     Resume,
     Returned,
+    StateIs,
+    StateLost,
     Step,
     TimedOut,
     Wait,
+    is_shared,
 )
 
 # kind, payload, offset, timestamp_us: as a dispatch carries it
@@ -106,12 +115,17 @@ class History:
             case WaitCreated():
                 self._wait(payload)
             case ChildStarted():
-                child = Child(payload.component, ChildMode(payload.mode), payload.input)
+                mode = ChildMode(payload.mode)
+                child = Child(payload.component, mode, payload.input, payload.entity_key)
                 self._record(payload.position, child)
             case StateChanged():
-                change = ChangeState(payload.name, None if payload.deleted else payload.value)
-                self._record(payload.position, change).revision = payload.revision
-                self.revisions[payload.name] = payload.revision
+                self._state_changed(payload)
+            case StateRead():
+                read = ReadState(payload.name, StateScope(payload.scope))
+                self._record(payload.position, read)
+            case StateConflicted():
+                lost = ChangeState(payload.name, None, StateScope(payload.scope))
+                self._record(payload.position, lost)
             case UsageReported():
                 self._usage(payload)
             case RunAccepted():
@@ -121,7 +135,7 @@ class History:
                 self._has_started = True
                 self.started_us = timestamp_us
             case RunRetrying():
-                self._start_over()
+                self._start_over(payload.error)
             case _:
                 pass
 
@@ -155,18 +169,27 @@ class History:
         recorded.due_ms = payload.due_ms
         recorded.has_default = payload.has_default
 
+    def _state_changed(self, payload: StateChanged) -> None:
+        value = None if payload.deleted else payload.value
+        change = ChangeState(payload.name, value, StateScope(payload.scope or StateScope.RUN))
+        self._record(payload.position, change).revision = payload.revision
+        if not is_shared(change):
+            self.revisions[payload.name] = payload.revision
+
     def _usage(self, payload: UsageReported) -> None:
         known = self.recorded.get(payload.position)
         if known is None or not isinstance(known.operation, Step):  # else: usage within a step
             self._record(payload.position, ReportUsage(model=payload.model))
 
-    def _start_over(self) -> None:
+    def _start_over(self, error: Error | None) -> None:
         """The attempt failed: see the module's docstring."""
         failed = {
             resume.position
             for resume in self.resumes
             if isinstance(resume.outcome, Raised) and not resume.outcome.status
         }
+        if error is not None and error.code == StateConflict.code:
+            failed |= self._lost_race()
         self.bases.append(self.position_max + 1)
         if not failed:
             return
@@ -174,6 +197,25 @@ class History:
         self.resumes = [resume for resume in self.resumes if resume.position not in failed]
         for position, recorded in self.recorded.items():
             recorded.loose = recorded.loose or position >= first
+
+    def _lost_race(self) -> set[int]:
+        """The attempt ended on a conflict, the last one: it is to be tried again with what is read
+        anew. A conflict that the code caught stays what it was, like any other answer."""
+        lost = next(
+            (resume for resume in reversed(self.resumes) if isinstance(resume.outcome, StateLost)),
+            None,
+        )
+        if lost is None:
+            return set()
+        change = self.recorded[lost.position].operation
+        assert isinstance(change, ChangeState)
+        read = ReadState(change.name, change.scope).identity
+        read_before = [
+            position
+            for position, recorded in self.recorded.items()
+            if position < lost.position and recorded.operation.identity == read
+        ]
+        return {lost.position, *read_before[-1:]}
 
 
 def resume_of(
@@ -194,6 +236,12 @@ def resume_of(
             timed_out = payload.outcome == WaitOutcome.TIMED_OUT
             lost = timed_out and not has_default(payload.position)
             outcome = TimedOut() if lost else Returned(payload.value)
+        case StateRead():
+            outcome = StateIs(payload.value if payload.found else None, payload.revision)
+        case StateChanged() if payload.scope not in (0, StateScope.RUN):
+            outcome = StateIs(None if payload.deleted else payload.value, payload.revision)
+        case StateConflicted():
+            outcome = StateLost(payload.expected_revision, payload.revision)
         case ChildFinished() if payload.status == RunStatus.COMPLETED:
             outcome = Returned(payload.output)
         case ChildFinished():

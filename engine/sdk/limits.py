@@ -55,6 +55,8 @@ event_reconnects_max: Final = 8
 event_silence_s: Final = 60.0  # the engine sends a heartbeat more often than that
 result_wait_s: Final = 20.0  # in one request; a longer wait is made of several
 journal_page_records: Final = 1_000
+query_timeout_s: Final = 300.0  # longer than the engine lets a query run
+archive_timeout_s: Final = 3_600.0  # a flush after an outage, or looking through all objects
 
 assert report_entries_max <= records_per_transition_max
 assert report_bytes_max + record_payload_bytes_max < stream_message_bytes_max

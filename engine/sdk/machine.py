@@ -40,7 +40,7 @@ from engine.model.payloads import (
     WaitCreated,
 )
 from engine.sdk import entries as entry_of
-from engine.sdk import records
+from engine.sdk import failures, records
 from engine.sdk.entries import StepTry
 from engine.sdk.history import Entry, History, Recorded, Tries, resume_of
 from engine.sdk.operations import (
@@ -48,11 +48,13 @@ from engine.sdk.operations import (
     Child,
     Operation,
     Raised,
+    ReadState,
     ReportUsage,
     Resume,
     Returned,
     Step,
     Wait,
+    is_shared,
 )
 from engine.sdk.parking import Parking
 from engine.sdk.reports import Report, ReportQueue
@@ -62,6 +64,7 @@ class Phase(enum.Enum):
     HELD = "held"  # a step that may not begin yet
     BEGUN = "begun"  # a step that runs
     OPEN = "open"  # a wait or a child that has not ended
+    ASKED = "asked"  # shared state: the engine answers at once
     ENDED = "ended"  # its outcome is known, and the code may not have it yet
     RESUMED = "resumed"
     ABANDONED = "abandoned"  # the code does not want the outcome any more
@@ -113,6 +116,7 @@ class Machine:
         self._held: deque[int] = deque()
         self._running: set[int] = set()
         self._open: dict[int, _Slot] = {}
+        self._questions: set[int] = set()  # about shared state: the run stays until the answer
         self._parking = Parking()
         self._moved = True
         self._moved_ms = 0
@@ -170,7 +174,7 @@ class Machine:
         is_ended = position in self._known
         slot = _Slot(operation, Phase.ENDED if is_ended else _first_phase(operation))
         self._slots[position] = slot
-        if recorded is None:
+        if recorded is None or slot.phase is Phase.ASKED:
             self._announce(position, slot, now_ms)
         else:
             slot.due_ms, slot.is_announced = recorded.due_ms, isinstance(operation, Wait)
@@ -183,6 +187,8 @@ class Machine:
         elif slot.phase is Phase.OPEN:
             self._open[position] = slot
             self._parking.opened(position, operation, slot.due_ms)
+        elif slot.phase is Phase.ASKED:
+            self._questions.add(position)
         return position
 
     def change_state(self, change: ChangeState) -> tuple[bytes | None, int]:
@@ -278,7 +284,7 @@ class Machine:
         slot.phase = Phase.ENDED
         self._reports.add(entry)
         self.rests_on = self._reports.added
-        if self._open or self._unacknowledged:
+        if self._open or self._questions or self._unacknowledged:
             self._unacknowledged.append((self._reports.added, resume))
         else:
             self._arrivals.append(resume)
@@ -316,7 +322,8 @@ class Machine:
             self.fail(self.broken)
         elif not self.is_over:
             begin = self._begin_steps()
-            if not (begin or self._running or self._held or self._unacknowledged):
+            moving = begin or self._running or self._held or self._unacknowledged
+            if not (moving or self._questions):
                 look_again_ms = self._rest(now_ms)
         return Turn(begin, tuple(self._reports.take()), look_again_ms)
 
@@ -376,6 +383,10 @@ class Machine:
                 self._announce_wait(position, slot)
             case Child() as child:
                 self._reports.add(entry_of.child_started(position, child, self.run_id, epoch))
+            case ReadState() as read:
+                self._reports.add(entry_of.state_read(position, read, epoch))
+            case ChangeState() as change if is_shared(change):
+                self._reports.add(entry_of.state_changed(position, change, 0, epoch))
             case ChangeState() as change:
                 revision = self._history.revisions.get(change.name, 0) + 1
                 self._history.revisions[change.name] = revision
@@ -398,6 +409,7 @@ class Machine:
         slot.is_announced = True
 
     def _close(self, position: int) -> None:
+        self._questions.discard(position)
         slot = self._open.pop(position, None)
         if slot is not None:
             self._parking.closed(position, slot.operation)
@@ -460,17 +472,7 @@ class Machine:
 
     def _break(self, position: int, asked: str) -> None:
         recorded = self._history.recorded[position].operation.describe()
-        self.broken = Error(
-            code="not_deterministic",
-            message=f"the workflow is not deterministic: at position {position}\n"
-            f"    the journal has     {recorded}\n"
-            f"    the code asked for  {asked}\n"
-            "A workflow has to ask for the same operations in the same order whenever it is "
-            "replayed. Take time, chance and the outside world from ctx or from a step, and give "
-            "changed code a new workflow name while old runs are open.",
-            type="NotDeterministic",
-            non_retryable=True,
-        )
+        self.broken = failures.not_deterministic(position, recorded, asked)
 
     def _end(self, entry: RunCompleted | RunFailed) -> None:
         if self.is_over:
@@ -488,4 +490,4 @@ def _first_phase(operation: Operation) -> Phase:
         return Phase.OPEN
     if isinstance(operation, Child) and operation.mode == ChildMode.JOIN:
         return Phase.OPEN
-    return Phase.RESUMED  # nobody waits for it
+    return Phase.ASKED if is_shared(operation) else Phase.RESUMED  # nobody waits for the rest

@@ -62,14 +62,16 @@ class Child(Operation, frozen=True):
     component: str
     mode: ChildMode
     input: bytes = b""
+    entity_key: str = ""
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return ("child", self.component, int(self.mode))
+        return ("child", self.component, int(self.mode), self.entity_key)
 
     def describe(self) -> str:
+        of = f" of {self.entity_key!r}" if self.entity_key else ""
         detached = ", detached" if self.mode == ChildMode.DETACH else ""
-        return f"child run {self.component!r}{detached}"
+        return f"child run {self.component!r}{of}{detached}"
 
 
 class ChangeState(Operation, frozen=True):
@@ -79,12 +81,40 @@ class ChangeState(Operation, frozen=True):
     value: bytes | None
     scope: StateScope = StateScope.RUN
 
+    expected: int | None = None  # the revision that it is to replace; None: whatever is there
+
     @property
     def identity(self) -> tuple[object, ...]:
         return ("state", int(self.scope), self.name)
 
     def describe(self) -> str:
-        return f"a change of state {self.name!r}"
+        return f"a change of {described_state(self.scope, self.name)}"
+
+
+class ReadState(Operation, frozen=True):
+    """Of a scope that other runs share."""
+
+    name: str
+    scope: StateScope
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("state read", int(self.scope), self.name)
+
+    def describe(self) -> str:
+        return f"a read of {described_state(self.scope, self.name)}"
+
+
+def described_state(scope: StateScope, name: str) -> str:
+    of = "" if scope == StateScope.RUN else f" of scope {scope.name.lower()}"
+    return f"state {name!r}{of}"
+
+
+def is_shared(operation: Operation) -> bool:
+    """The engine is asked, and answers."""
+    if isinstance(operation, ChangeState):
+        return operation.scope != StateScope.RUN
+    return isinstance(operation, ReadState)
 
 
 class ReportUsage(Operation, frozen=True, kw_only=True):
@@ -119,7 +149,21 @@ class TimedOut(msgspec.Struct, frozen=True):
     """What was waited for did not come in time, and there is no default."""
 
 
-Outcome = Returned | Raised | TimedOut
+class StateIs(msgspec.Struct, frozen=True):
+    """Shared state was read or changed: how it is. `value` None: there is none."""
+
+    value: bytes | None
+    revision: int
+
+
+class StateLost(msgspec.Struct, frozen=True):
+    """Shared state was not changed: another revision was there than the one expected."""
+
+    expected: int
+    revision: int
+
+
+Outcome = Returned | Raised | TimedOut | StateIs | StateLost
 
 
 class Resume(msgspec.Struct, frozen=True):

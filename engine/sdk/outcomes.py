@@ -10,8 +10,18 @@ from typing import Any, Final
 from engine.base.ids import RunId, run_id_text
 from engine.model.payloads import WaitKind
 from engine.sdk import values
-from engine.sdk.errors import ChildError, StepError, WaitTimedOut
-from engine.sdk.operations import Outcome, Raised, Returned, Wait
+from engine.sdk.errors import ChildError, StateConflict, StepError, WaitTimedOut
+from engine.sdk.operations import (
+    ChangeState,
+    Outcome,
+    Raised,
+    ReadState,
+    Returned,
+    StateIs,
+    StateLost,
+    Wait,
+    described_state,
+)
 
 _YES: Final = frozenset({"true", "yes", "y", "approve", "approved", "ok"})
 
@@ -48,6 +58,17 @@ def answered(wait: Wait, outcome: Outcome) -> Any:
     if wait.input_type == "multiselect" and not isinstance(answer, list):
         return [] if answer is None else [answer]
     return answer
+
+
+def of_state(asked: ReadState | ChangeState, outcome: Outcome) -> StateIs:
+    if isinstance(outcome, StateLost):
+        raise StateConflict(
+            described_state(asked.scope, asked.name),
+            expected=outcome.expected,
+            revision=outcome.revision,
+        )
+    assert isinstance(outcome, StateIs)
+    return outcome
 
 
 def _seconds(wait: Wait) -> str:

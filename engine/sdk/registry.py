@@ -51,7 +51,7 @@ class Registry:
             if not found:
                 raise InvalidComponent(
                     f"module {served.__name__!r} has no components: decorate its functions with "
-                    "@workflow, @function or @tool"
+                    "@workflow, @function, @tool, @entity, @agent or @scorer"
                 )
             return cls(dict.fromkeys(found))
         return cls(served)

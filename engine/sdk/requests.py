@@ -14,10 +14,12 @@ import msgspec
 
 from engine.base.errors import EngineError, InvalidEndpoint
 from engine.model.payloads import Error
+from engine.model.query import ArchiveFlushed, ArchiveStatus, ArchiveVerified
 from engine.model.views import RunPage, RunView
 from engine.sdk import limits, problems, values
 from engine.sdk.components import Component
 from engine.sdk.errors import RunFailed
+from engine.sdk.query_result import Analytics, QueryBytes, QueryForm
 
 T = TypeVar("T")
 
@@ -31,6 +33,13 @@ class Request(msgspec.Struct, Generic[T], frozen=True):
     body: bytes | None = None
     # How long the answer may take; None: as long as the run.
     timeout_s: float | None = limits.request_timeout_s
+    # Adds what the answer's headers say to what was read of its body.
+    note: Callable[[T, Mapping[str, str]], T] | None = None
+
+    def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
+        """What the answer says; raises if it is an error."""
+        found = self.read(status, body)
+        return found if self.note is None else self.note(found, headers)
 
 
 class StartKeywords(TypedDict, total=False):
@@ -62,6 +71,24 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prompt_version: str | None = None
     start_at_ms: int | None = None
     tags: Mapping[str, str] = {}
+
+
+class RunFilters(TypedDict, total=False):
+    """Which runs a list has; what is left out does not matter. `since` is a time span back from now
+    (`7d`), a date, or milliseconds since 1970; `tags` all have to be on the run."""
+
+    status: str | None
+    component: str | None
+    kind: str | None
+    project_id: str | None
+    error_code: str | None
+    parent: str | None
+    tags: Mapping[str, str] | None
+    since: str | None
+    created_from_ms: int | None
+    created_to_ms: int | None
+    limit: int
+    cursor: str | None
 
 
 class JournalRecord(msgspec.Struct, frozen=True):
@@ -98,6 +125,12 @@ class _Page(msgspec.Struct):
 
 
 NOT_YET: Final[Any] = object()
+QUERY_PATH: Final = "/v1/query"
+_MEDIA_TYPES: Final[Mapping[QueryForm, str]] = {
+    "arrow": "application/vnd.apache.arrow.stream",
+    "csv": "text/csv",
+    "json": "application/json",
+}
 
 AnyComponent = Component[..., Any]
 
@@ -193,13 +226,12 @@ def journal(run_id: str, from_offset: int, limit: int) -> Request[list[JournalRe
     )
 
 
-def list_runs(**filters: Any) -> Request[RunPage]:
-    return Request(
-        "GET",
-        "/v1/runs",
-        lambda code, body: _typed(RunPage, code, body),
-        query={name: str(value) for name, value in filters.items() if value is not None},
-    )
+def list_runs(filters: RunFilters) -> Request[RunPage]:
+    named: dict[str, Any] = {**filters}
+    tags = named.pop("tags", None) or {}
+    query = {name: str(value) for name, value in named.items() if value is not None}
+    query.update(_tag_query(tags))
+    return Request("GET", "/v1/runs", lambda code, body: _typed(RunPage, code, body), query=query)
 
 
 def events(run_id: str, after: int | None) -> Request[None]:
@@ -208,6 +240,74 @@ def events(run_id: str, after: int | None) -> Request[None]:
     if after is not None:
         headers["last-event-id"] = str(after)
     return Request("GET", _run_path(run_id, "events"), _done, headers=headers)
+
+
+# ---- the tiers ----
+
+
+def query(
+    sql: str, form: QueryForm, rows_max: int | None, timeout_s: float | None
+) -> Request[QueryBytes]:
+    asked = {"sql": sql} if rows_max is None else {"sql": sql, "rows_max": rows_max}
+    return Request(
+        "POST",
+        QUERY_PATH,
+        _query_bytes,
+        headers={"accept": _MEDIA_TYPES[form]},
+        body=msgspec.json.encode(asked),
+        timeout_s=limits.query_timeout_s if timeout_s is None else timeout_s,
+        note=_query_facts,
+    )
+
+
+def analytics(
+    name: str, since: str | int | None, until: str | int | None, project: str | None, limit: int
+) -> Request[Analytics]:
+    named = {"from": since, "to": until, "project": project, "limit": limit}
+    return Request(
+        "GET",
+        f"/v1/analytics/{quote(name, safe='')}",
+        lambda status, body: _typed(Analytics, status, body),
+        query={key: str(value) for key, value in named.items() if value is not None},
+        timeout_s=limits.query_timeout_s,
+    )
+
+
+def archive_status() -> Request[ArchiveStatus]:
+    return Request("GET", "/v1/archive", lambda code, body: _typed(ArchiveStatus, code, body))
+
+
+def archive_flush() -> Request[ArchiveFlushed]:
+    return Request(
+        "POST",
+        "/v1/archive/flush",
+        lambda code, body: _typed(ArchiveFlushed, code, body),
+        timeout_s=limits.archive_timeout_s,
+    )
+
+
+def archive_verify() -> Request[ArchiveVerified]:
+    return Request(
+        "POST",
+        "/v1/archive/verify",
+        lambda code, body: _typed(ArchiveVerified, code, body),
+        timeout_s=limits.archive_timeout_s,
+    )
+
+
+def _query_bytes(status: int, body: bytes) -> QueryBytes:
+    _refuse_problem(status, body)
+    return QueryBytes(body=body)
+
+
+def _query_facts(answer: QueryBytes, headers: Mapping[str, str]) -> QueryBytes:
+    """What the two forms that are only rows have beside them."""
+    return QueryBytes(
+        body=answer.body,
+        truncated=headers.get("x-query-truncated") == "true",
+        skipped=tuple(msgspec.json.decode(headers.get("x-query-skipped", "[]"), type=list[str])),
+        elapsed_ms=float(headers.get("x-query-elapsed-ms", 0.0)),
+    )
 
 
 # ---- changing ----
@@ -252,8 +352,12 @@ def _start_path(component: AnyComponent | str, options: StartOptions, verb: str)
 def _start_query(options: StartOptions) -> dict[str, str]:
     names = ("correlation_id", "entity_key", "prompt_version", "start_at_ms")
     query = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
-    query.update({f"tag.{name}": text for name, text in options.tags.items()})
+    query.update(_tag_query(options.tags))
     return query
+
+
+def _tag_query(tags: Mapping[str, str]) -> dict[str, str]:
+    return {f"tag.{name}": text for name, text in tags.items()}
 
 
 def _start_headers(options: StartOptions) -> dict[str, str]:

@@ -16,7 +16,6 @@ from engine.base.clock import Clock
 from engine.base.errors import EngineError
 from engine.base.ids import RunId, run_id_text
 from engine.ext import frames
-from engine.model.runs import ComponentKind
 from engine.model.worker_frames import (
     ENGINE_FRAME_TYPES,
     Drain,
@@ -191,7 +190,7 @@ class Session:
         component = self._registry.find(name)
         machine.start()
         facts = RunFacts(machine.run_id, attempt, machine.accepted)
-        if component.kind is ComponentKind.WORKFLOW:
+        if component.is_replayed:
             workflow = WorkflowRun(self._site, facts, machine, component)
             workflow.start()
             return workflow

@@ -7,6 +7,7 @@ way in which a connection can fail is `ConnectionLost`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -18,7 +19,6 @@ from grpclib.client import Channel, Stream
 from grpclib.config import Configuration
 from grpclib.const import Cardinality
 from grpclib.encoding.base import CodecBase
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from engine.base.errors import InvalidEndpoint
 from engine.sdk import limits
@@ -28,8 +28,9 @@ from engine.wire.worker import CONNECT_METHOD
 if TYPE_CHECKING:
     from engine.sdk.loop import ScriptLoop
 
+_log: Final = logging.getLogger("engine.worker")
+
 _PORT_DEFAULT: Final = 34180
-_LOST: Final = (GRPCError, StreamTerminatedError, OSError, EOFError)
 _WINDOW_BYTES: Final = 16 * 2**20
 
 
@@ -73,14 +74,20 @@ class _BytesCodec(CodecBase):
 
 
 class Connection:
-    """One stream on one connection; an async context manager."""
+    """One stream on one connection; an async context manager.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Whatever grpclib raises means that this connection is of no more use: besides its own errors it
+    lets those of h2 through, `ProtocolError` where the peer went away between two calls, and
+    assertions where a message was cut short. So all of them are translated, none is listed.
+    """
+
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> None:
+        assert endpoint.is_tls == (tls is not None), "what is said to be encrypted is encrypted"
         self._endpoint = endpoint
         self._channel = Channel(
             endpoint.host,
             endpoint.port,
-            ssl=ssl.create_default_context() if endpoint.is_tls else None,
+            ssl=tls,
             codec=_BytesCodec(),
             config=Configuration(
                 http2_connection_window_size=_WINDOW_BYTES,
@@ -99,11 +106,12 @@ class Connection:
 
     async def __aenter__(self) -> Connection:
         try:
-            await self._stream.__aenter__()
-            await self._stream.send_request()
-        except _LOST as error:
+            with self._translated():
+                await self._stream.__aenter__()
+                await self._stream.send_request()
+        except ConnectionLost:
             self._channel.close()
-            raise self._lost(error) from error
+            raise
         return self
 
     async def __aexit__(
@@ -115,36 +123,36 @@ class Connection:
         """The connection is closed and with it the stream; the peer sees it end."""
         try:
             await self._stream.__aexit__(error_type, error, traceback)
-        except (*_LOST, ProtocolError):
-            return  # it had ended already, or we leave in the middle of it
+        except Exception as ending:  # noqa: BLE001 - see above
+            # It had ended already, or we leave in the middle of it. What made us leave goes on.
+            _log.debug("the stream was left with %r", ending)
         finally:
             self._channel.close()
 
     async def send(self, message: bytes) -> None:
         """Returns when the peer has made room for it."""
-        try:
+        with self._translated():
             await self._stream.send_message(message)
-        except _LOST as error:
-            raise self._lost(error) from error
 
     async def receive(self) -> bytes | None:
         """The next message, or None when the engine has ended the stream in order."""
-        try:
+        with self._translated():
             return await self._stream.recv_message()
-        except _LOST as error:
-            raise self._lost(error) from error
 
     async def end(self) -> None:
         """Nothing more will be sent."""
-        try:
+        with self._translated():
             await self._stream.end()
-        except _LOST as error:
-            raise self._lost(error) from error
 
-    def _lost(self, error: BaseException) -> ConnectionLost:
-        scheme = "https" if self._endpoint.is_tls else "http"
-        where = f"{scheme}://{self._endpoint.host}:{self._endpoint.port}"
-        return ConnectionLost(f"{where} cannot be reached: {error}", endpoint=where)
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            scheme = "https" if self._endpoint.is_tls else "http"
+            where = f"{scheme}://{self._endpoint.host}:{self._endpoint.port}"
+            why = str(error) or type(error).__name__
+            raise ConnectionLost(f"{where} cannot be reached: {why}", endpoint=where) from error
 
 
 # ---- Trio ----

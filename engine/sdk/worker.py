@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
 
@@ -30,6 +31,7 @@ from engine.sdk.errors import ConnectionLost
 from engine.sdk.hosts import AsyncioHost, Host
 from engine.sdk.registry import AnyComponent, Registry
 from engine.sdk.session import Session
+from engine.sdk.tls import client_context
 from engine.sdk.transport import (
     Connection,
     asyncio_in_trio,
@@ -61,7 +63,9 @@ class Worker:
 
     `components` is a module, or a list of what the decorators made; left out, it is everything that
     was decorated in this process. `capacity` is how many runs it holds at a time, `threads` how
-    many plain `def` functions run at a time. With `backend="trio"`, functions run on Trio.
+    many plain `def` functions run at a time. With `backend="trio"`, functions run on Trio. At an
+    `https://` endpoint the certificate and its name are verified, against what the system trusts or
+    what is in `ca_file`.
 
     `run()` returns after SIGTERM or Ctrl-C: it takes nothing new, finishes what it has for up to
     `drain_timeout` seconds, and leaves; the second signal leaves at once. What is not finished
@@ -75,6 +79,7 @@ class Worker:
         *,
         endpoint: str = "http://127.0.0.1:34180",
         token: str = "",
+        ca_file: str | Path | None = None,
         deployment_id: str = "",
         capacity: int = limits.capacity_default,
         worker_id: str | None = None,
@@ -91,6 +96,9 @@ class Worker:
         self.worker_id: Final = worker_id or _made_up_id(service_name)
         self.registry: Final = Registry.of(components)
         self._endpoint = parse_endpoint(endpoint)
+        self._tls = client_context(endpoint, ca_file)
+        if self._tls is not None:
+            self._tls.set_alpn_protocols(["h2"])
         self._token = token
         self._deployment_id = deployment_id
         self._capacity = capacity
@@ -229,7 +237,7 @@ class Worker:
 
     async def _hold_session(self, make_host: MakeHost) -> None:
         """One session, from the first frame to the end of the stream."""
-        async with Connection(self._endpoint) as connection:
+        async with Connection(self._endpoint, self._tls) as connection:
             wanted = asyncio.Event()
             session = Session(self.registry, self._clock, wake=wanted.set, host=make_host)
             self._session = session

@@ -17,6 +17,7 @@ import msgspec
 from engine.base.ids import RunId, child_run_id
 from engine.ext import frames
 from engine.model.payloads import Error
+from engine.model.runs import ComponentKind
 from engine.sdk import failures, outcomes, values
 from engine.sdk.asked import Asked
 from engine.sdk.calls import StepCall
@@ -120,6 +121,11 @@ class WorkflowRun:
         return self._machine.is_done
 
     # ---- for the context ----
+
+    @property
+    def is_of_entity(self) -> bool:
+        """By the code, since who started the run may not have known."""
+        return self._component.kind is ComponentKind.ENTITY
 
     @property
     def now_us(self) -> int:

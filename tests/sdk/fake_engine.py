@@ -30,6 +30,10 @@ from engine.model.payloads import (
     RunRetrying,
     RunStarted,
     SignalReceived,
+    StateChanged,
+    StateConflicted,
+    StateRead,
+    StateScope,
     WaitCreated,
     WaitKind,
     WaitOutcome,
@@ -95,6 +99,8 @@ class FakeEngine:
         self.drained = False
         self.attempts_max = 1
         self.holds_acks = False
+        # Shared state, as if there were one session, one user and one entity: revision and value.
+        self.shared: dict[tuple[int, str], tuple[int, bytes | None]] = {}
         self.serves = True
         self.page_entries = 10_000
         self._out: list[bytes] = []
@@ -250,6 +256,10 @@ class FakeEngine:
         assert not run.status.is_terminal, "nothing follows the end of a run"
         if isinstance(payload, RunFailed) and self._retries(run, payload):
             return []
+        if isinstance(payload, StateRead):
+            return [self._append(run, self._read_shared(payload))]
+        if isinstance(payload, StateChanged) and payload.scope != StateScope.RUN:
+            return [self._append(run, self._change_shared(payload))]
         self._append(run, payload, raw)
         match payload:
             case WaitCreated():
@@ -271,6 +281,26 @@ class FakeEngine:
         self._append(run, RunRetrying(attempt=run.attempt, error=error))
         run.status, run.held = RunStatus.RETRYING, False
         return True
+
+    def _read_shared(self, asked: StateRead) -> StateRead:
+        revision, value = self.shared.get((int(asked.scope), asked.name), (0, None))
+        return msgspec.structs.replace(
+            asked, value=value or b"", revision=revision, found=value is not None
+        )
+
+    def _change_shared(self, asked: StateChanged) -> StateChanged | StateConflicted:
+        place = int(asked.scope), asked.name
+        revision, _ = self.shared.get(place, (0, None))
+        if asked.has_expected and asked.expected_revision != revision:
+            return StateConflicted(
+                position=asked.position,
+                scope=asked.scope,
+                name=asked.name,
+                expected_revision=asked.expected_revision,
+                revision=revision,
+            )
+        self.shared[place] = revision + 1, None if asked.deleted else asked.value
+        return msgspec.structs.replace(asked, revision=revision + 1)
 
     def _wait_created(self, run: FakeRun, wait: WaitCreated, *, is_last: bool) -> list[Entry]:
         run.waits.setdefault(wait.wait_id, wait)

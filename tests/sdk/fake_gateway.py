@@ -75,6 +75,8 @@ class FakeGateway:
         self.events_before_a_break = 100
         self.breaks_left = 0
         self.instead: bytes | None = None
+        self.found: dict[str, bytes] = {}  # what a query answers, as it goes over the wire
+        self.query_facts: dict[str, str] = {}
 
     @property
     def last(self) -> Asked:
@@ -86,6 +88,18 @@ class FakeGateway:
         self.asked.append(asked)
         parts = [unquote(part) for part in asked.path.strip("/").split("/")[1:]]
         match asked.method, parts:
+            case "POST", ["query"]:
+                return self._query(asked)
+            case "GET", ["analytics", name]:
+                rows = [{"model": "m", "tokens_in": 5}]
+                columns = {"columns": ["model", "tokens_in"], "types": ["VARCHAR", "BIGINT"]}
+                return 200, {"name": name, "rows": rows, "truncated": True, **columns}
+            case "GET", ["archive"]:
+                return 200, {"url": "s3://engine", "waiting_runs": 3, "reachable": False}
+            case "POST", ["archive", "flush"]:
+                return 200, {"runs": 3, "batches": 1, "bytes": 300, "took_ms": 1.5}
+            case "POST", ["archive", "verify"]:
+                return 200, {"batches": 1, "runs": 3, "problems": ["one is short"]}
             case "POST", [_, component, "run" | "submit" as verb]:
                 return self._start(asked, component, verb)
             case "GET", ["status", run_id]:
@@ -134,6 +148,12 @@ class FakeGateway:
             return 202, {"run_id": run.run_id, "is_new": True}
         run.move()
         return 200, run.answer()
+
+    def _query(self, asked: Asked) -> tuple[int, Any]:
+        sql = asked.body["sql"]
+        if sql in self.found:
+            return 200, self.found[sql]
+        raise Problem(400, "invalid_query", "no FROM", errors=[{"field": "sql", "message": "no"}])
 
     def _journal(self, asked: Asked) -> Any:
         first, limit = int(asked.query["from_offset"]), int(asked.query["limit"])
@@ -203,7 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._stream(asked)
             else:
                 status, answer = self.gateway.answer(asked)
-                self._respond(status, "application/json", json.dumps(answer).encode())
+                if isinstance(answer, bytes):
+                    self._respond(status, asked.headers["accept"], answer)
+                else:
+                    self._respond(status, "application/json", json.dumps(answer).encode())
         except Problem as problem:
             document = json.dumps(problem.document).encode()
             self._respond(problem.status, "application/problem+json", document)
@@ -212,6 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
+        for name, text in self.gateway.query_facts.items():
+            self.send_header(name, text)
         self.end_headers()
         self.wfile.write(body)
 

@@ -7,7 +7,7 @@ can be played again from it.
     begin 1                          a step is to be run
     begin 1, try 2, at +500 ms       again, after its first failure
     report 1: STEP_COMPLETED 1       a report and what is in it
-    1 gave 42 · 1 raised ValueError · 1 timed out
+    1 gave 42 · 1 raised ValueError · 1 timed out · 1 is 42 at 7 · 1 lost: 7, not 6
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from engine.sdk.operations import (
     ReportUsage,
     Resume,
     Returned,
+    StateIs,
+    StateLost,
     Step,
     TimedOut,
     Wait,
@@ -151,9 +153,9 @@ class Play:
             )
         )
 
-    def retries(self) -> None:
+    def retries(self, code: str = "x") -> None:
         """The engine tries the run again; to be followed by `again`."""
-        self.engine_writes(RunRetrying(attempt=1, error=Error(code="x")), deliver=False)
+        self.engine_writes(RunRetrying(attempt=1, error=Error(code=code)), deliver=False)
 
     # ---- inside ----
 
@@ -203,6 +205,11 @@ def _said(resume: Resume) -> str:
             return f"{resume.position} raised {error.type}"
         case TimedOut():
             return f"{resume.position} timed out"
+        case StateIs(value=value, revision=revision):
+            is_now = value.decode() if value is not None else "nothing"
+            return f"{resume.position} is {is_now} at {revision}"
+        case StateLost(expected=expected, revision=revision):
+            return f"{resume.position} lost: {revision}, not {expected}"
 
 
 def step(name: str, key: str = "") -> Step:

@@ -14,7 +14,18 @@ import pytest
 from engine.base.errors import DuplicateComponent, InvalidInput, UnknownComponent
 from engine.model.payloads import RetryKind
 from engine.model.runs import ComponentKind
-from engine.sdk import Component, Context, Registry, RetryPolicy, function, scorer, tool, workflow
+from engine.sdk import (
+    Component,
+    Context,
+    Registry,
+    RetryPolicy,
+    agent,
+    entity,
+    function,
+    scorer,
+    tool,
+    workflow,
+)
 from engine.sdk.components import is_async
 from engine.sdk.errors import InvalidComponent
 from engine.sdk.registry import declared
@@ -132,6 +143,8 @@ def test_what_is_registered() -> None:
         (function, ComponentKind.FUNCTION),
         (tool, ComponentKind.TOOL),
         (scorer, ComponentKind.SCORER),
+        (entity, ComponentKind.ENTITY),
+        (agent, ComponentKind.AGENT),
     ],
 )
 def test_decorators_bare_and_with_options(decorator: Any, kind: ComponentKind) -> None:

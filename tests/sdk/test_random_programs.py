@@ -15,9 +15,17 @@ from typing import Any
 import pytest
 
 from engine.base.ids import child_run_id
-from engine.model.payloads import ChildStarted, StepCompleted, WaitCreated, WaitKind
+from engine.model.payloads import ChildStarted, StateScope, StepCompleted, WaitCreated, WaitKind
 from engine.model.runs import RunStatus
-from engine.sdk import Context, RetryPolicy, StepContext, StepError, function, workflow
+from engine.sdk import (
+    Context,
+    RetryPolicy,
+    StateConflict,
+    StepContext,
+    StepError,
+    function,
+    workflow,
+)
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 
@@ -30,6 +38,7 @@ SIGNAL_VALUE = 7
 
 def random_program(chance: random.Random, depth: int = 0) -> Program:
     simple = ["step", "step", "flaky", "fails", "sleep", "nap", "signal", "state", "usage", "draw"]
+    simple += ["shared", "shared"]
     nested = ["parallel", "gather", "map", "tasks", "race", "child"] if depth < 2 else []
     program: Program = []
     for _ in range(chance.randint(1, 4)):
@@ -81,6 +90,28 @@ async def fails(x: int) -> None:
     raise ValueError(str(x))
 
 
+def shared_total(program: Program) -> int:
+    """What the program adds to the counter that all its runs share."""
+    total = 0
+    for kind, rest in program:
+        if kind == "shared":
+            total += rest
+        elif kind in ("parallel", "gather", "tasks", "child"):
+            total += sum(shared_total(part) for part in rest)
+    return total
+
+
+async def add_shared(ctx: Context, amount: int) -> None:
+    while True:
+        count, revision = await ctx.state.read("count", 0, scope="global")
+        await ctx.step(double, count)
+        try:
+            await ctx.state.set("count", count + amount, scope="global", if_revision=revision)
+        except StateConflict:
+            continue
+        return
+
+
 async def perform(ctx: Context, program: Program) -> int:
     total = 0
     for kind, rest in program:
@@ -112,6 +143,9 @@ async def _perform_one(ctx: Context, kind: str, rest: Any) -> int:
         case "state":
             await ctx.state.set("n", rest)
             return 2 * int(await ctx.state.get("n"))
+        case "shared":
+            await add_shared(ctx, rest)
+            return 0
         case "usage":
             ctx.usage(model="m", tokens_in=rest)
             return 0
@@ -215,6 +249,8 @@ def test_the_result_is_the_models_whatever_happens(seed: int) -> None:
     run = fate.play()
     assert run.status is RunStatus.COMPLETED, (program, run.error and run.error.message)
     assert run.result() == expected(program), program
+    _, count = fate.engine.shared.get((int(StateScope.GLOBAL), "count"), (0, b"0"))
+    assert count == b"%d" % shared_total(program), program
     _check_the_journal(run)
 
 

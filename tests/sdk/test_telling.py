@@ -130,7 +130,7 @@ def test_an_engine_that_takes_no_answers_gets_no_ear(monkeypatch: pytest.MonkeyP
 
     async def test() -> None:
         connection = DeafConnection(FakeEngine())
-        monkeypatch.setattr(worker_module, "Connection", lambda _: connection)
+        monkeypatch.setattr(worker_module, "Connection", lambda *_: connection)
         serving = asyncio.create_task(Worker("speaker", [speak]).serve())
         await connection.is_stuck.wait()
         for _ in range(10_000):

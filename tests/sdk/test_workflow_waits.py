@@ -180,9 +180,9 @@ def test_state() -> None:
         seen = [await ctx.state.get("n"), await ctx.state.get("n", 5)]
         seen.append(await ctx.state.set("n", [1]))
         seen.append(await ctx.state.get("n"))
-        seen.append(await ctx.state.set("n", 2, revision=1))
+        seen.append(await ctx.state.set("n", 2, if_revision=1))
         try:
-            await ctx.state.set("n", 3, revision=1)
+            await ctx.state.set("n", 3, if_revision=1)
         except StateConflict as error:
             seen.append(str(error))
         await ctx.state.delete("n")
@@ -194,16 +194,6 @@ def test_state() -> None:
     assert run.result() == [None, 5, 1, [1], 2, conflict, None, 3]
     changes = [(one.value, one.revision, one.deleted) for one in run.of(StateChanged)]
     assert changes == [(b"[1]", 1, False), (b"2", 2, False), (b"", 3, True)]
-
-
-def test_state_of_other_scopes_is_not_there_yet() -> None:
-    async def flow(ctx: Context) -> None:
-        await ctx.state.get("n", scope="session")
-
-    _, run = of(flow)
-    assert run.error is not None
-    assert run.error.code == "not_supported"
-    assert "cannot keep state of scope 'session' yet" in run.error.message
 
 
 def test_usage() -> None:
