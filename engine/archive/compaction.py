@@ -1,0 +1,193 @@
+"""The service that makes one object of the many small ones of a day that is over.
+
+The new batch is decided and recorded with the names of those that it replaces, built from their
+objects, uploaded and verified like any other; then one WriteBatch makes it theirs: readers see the
+old ones before and the new one after, never both. Knows no hot tier: what is still hot stays
+listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import trio
+
+from engine.archive.batches import Batch, BatchState, day_of
+from engine.archive.flusher import facts_of
+from engine.archive.parquet import BatchWriter, ParquetObject, WrittenFile
+from engine.archive.reading import Pacer
+from engine.archive.schema import DATA_SETS, UPLOAD_ORDER
+from engine.archive.services import Tenants, for_each
+from engine.archive.steps import Step
+from engine.archive.tenant import TenantArchive, runs_of
+from engine.archive.uploads import batch_folder, upload
+from engine.base import limits
+from engine.base.errors import ArchiveDamaged
+from engine.base.ids import RunId, parse_run_id
+
+
+class Compaction:
+    def __init__(self, tenants: Tenants, *, interval_ms: int) -> None:
+        self._tenants = tenants
+        self._interval_ms = interval_ms
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(self._interval_ms / 1_000)
+            await self.run_once()
+
+    async def run_once(self) -> bool:
+        return await for_each(self._tenants.values(), compact_tenant)
+
+
+async def compact_tenant(archive: TenantArchive) -> int:
+    """Every closed day that has several small batches; how many batches were replaced."""
+    async with archive.alone():
+        replaced = 0
+        for planned in archive.manifest.of_state(BatchState.PLANNED):
+            if planned.replaces:
+                # Half done before a crash: its sources may have changed since. What it may have
+                # uploaded is nobody's, and is made anew.
+                await archive.request(archive.store.delete, archive.keys_of(planned))
+                await archive.manifest.write([], removed=[planned.batch_id])
+        for group in groups_to_compact(
+            archive.manifest.of_state(BatchState.ACKNOWLEDGED), day_of(archive.clock.now_ms())
+        ):
+            try:
+                await _compact(archive, group)
+            except ArchiveDamaged as error:
+                # The others of the day stay as they are; `verify` names what is damaged.
+                archive.report_unreadable(str(error.details.get("key", "")), error.message)
+                continue
+            replaced += len(group)
+        return replaced
+
+
+def groups_to_compact(batches: list[Batch], today: str) -> list[list[Batch]]:
+    """Batches of one day beside each other, as many as make one object of the size aimed at."""
+    groups: list[list[Batch]] = []
+    size = 0
+    for batch in sorted(batches, key=lambda one: (one.day, one.from_ms, one.batch_id)):
+        is_small = batch.stored_bytes < limits.archive_compacted_bytes_aim // 4
+        if batch.day >= today or not is_small:
+            continue
+        fits = (
+            bool(groups)
+            and groups[-1][0].day == batch.day
+            and size + batch.stored_bytes <= limits.archive_compacted_bytes_aim
+            and len(groups[-1]) < limits.archive_compacted_batches_max
+        )
+        if not fits:
+            groups.append([])
+            size = 0
+        groups[-1].append(batch)
+        size += batch.stored_bytes
+    return [group for group in groups if len(group) > 1]
+
+
+async def _compact(archive: TenantArchive, group: list[Batch]) -> None:
+    plan = Batch(
+        batch_id=archive.new_batch_id(),
+        state=BatchState.PLANNED,
+        day=group[0].day,
+        runs=runs_of(group),
+        planned_ms=archive.clock.now_ms(),
+        from_ms=min(batch.from_ms for batch in group),
+        to_ms=max(batch.to_ms for batch in group),
+        replaces=tuple(batch.batch_id for batch in group),
+    )
+    await archive.manifest.write([plan])
+    archive.on_step(Step.COMPACTION_PLANNED)
+    archive.outgoing.mkdir(parents=True, exist_ok=True)
+    with batch_folder(archive, plan) as folder:
+        files, facts = await archive.in_thread(_build, archive, plan, group, folder)
+        archive.on_step(Step.COMPACTION_BUILT)
+        objects = await upload(archive, plan, files, lambda _: None)
+        archive.on_step(Step.COMPACTION_UPLOADED)
+    now_ms = archive.clock.now_ms()
+    compacted = msgspec.structs.replace(
+        plan,
+        state=BatchState.ACKNOWLEDGED,
+        acknowledged_ms=now_ms,
+        objects=objects,
+        hot=b"".join(batch.hot for batch in group),
+        first_run=parse_run_id(facts["first_run"]),
+        last_run=parse_run_id(facts["last_run"]),
+        outliers=bytes.fromhex(facts["outliers"]),
+    )
+    retired = [
+        msgspec.structs.replace(batch, state=BatchState.RETIRED, retired_ms=now_ms, hot=b"")
+        for batch in group
+    ]
+    await archive.manifest.write([compacted, *retired])
+    archive.on_step(Step.COMPACTED)
+
+
+def _build(
+    archive: TenantArchive, plan: Batch, group: list[Batch], folder: Path
+) -> tuple[dict[str, WrittenFile], dict[str, Any]]:
+    pacer = archive.pacer
+    writer = BatchWriter(folder, runs=plan.runs)
+    try:
+        runs: list[RunId] = []
+        for name in UPLOAD_ORDER:
+            for table in _portions(archive, group, name, pacer):
+                if name == "runs":
+                    runs += map(parse_run_id, table.column("run_id").to_pylist())
+                writer.write({name: table})
+                pacer.pause()
+    except BaseException:
+        writer.abandon()
+        raise
+    if len(runs) != plan.runs:
+        raise ArchiveDamaged(
+            f"the batches of {plan.day} have {len(runs)} runs and not {plan.runs}", key=""
+        )
+    facts = facts_of(plan, runs)
+    return writer.finish(facts), facts
+
+
+def _portions(
+    archive: TenantArchive, group: list[Batch], name: str, pacer: Pacer
+) -> Iterator[pa.Table]:
+    """Tables of about a portion, whatever the size of the objects that they come from."""
+    gathered: list[pa.Table] = []
+    rows_max = limits.archive_portion_runs_max * (1 if name == "runs" else 8)
+    for batch in group:
+        found = _source(archive, batch, name)
+        for number in range(found.portions):
+            gathered.append(_in_schema(found.portion(number), DATA_SETS[name]))
+            pacer.pause()
+            if (
+                sum(table.num_rows for table in gathered) >= rows_max
+                or sum(table.nbytes for table in gathered) >= limits.archive_portion_bytes_max
+            ):
+                yield pa.concat_tables(gathered)
+                gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def _source(archive: TenantArchive, batch: Batch, name: str) -> ParquetObject:
+    found = archive.open_object(batch, name)
+    owed = batch.objects[name].rows
+    if found.rows != owed:
+        raise ArchiveDamaged(
+            f"{found.key} has {found.rows} rows and not {owed}; it is not compacted", key=found.key
+        )
+    return found
+
+
+def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """An older file's table with the columns of today; what it did not have is NULL."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
