@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("journal", "replay", "recovery", "stream", "workflows")
+NAMES = ("journal", "replay", "recovery", "stream", "workflows", "tiering", "query")
 
 
 def main() -> int:

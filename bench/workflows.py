@@ -39,6 +39,7 @@ CLOSED_KEYS = ("workflows_per_s", "p50_ms", "p99_ms", "runtime_cpu_us", "worker_
 START_S_MAX = 60.0
 STOP_S_MAX = 15.0
 STEPS = 500
+QUEUED = 100_000
 FIB_10 = 55
 
 
@@ -105,8 +106,10 @@ class Process:
 class Stage:
     """A data directory, two ports, and the processes that are up."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, settings: str = "") -> None:
         scratch.mkdir()
+        self._settings = scratch / "engine.toml"
+        self._settings.write_text(settings)
         self._scratch = scratch
         self._logs = itertools.count()
         self.http_port, self.grpc_port = _free_ports()
@@ -120,6 +123,7 @@ class Stage:
             "the runtime",
             [
                 *("engine.cli.main", "serve", "--data-dir", str(self._scratch / "data")),
+                *("--config", str(self._settings)),
                 *("--http", f"127.0.0.1:{self.http_port}"),
                 *("--grpc", f"127.0.0.1:{self.grpc_port}"),
             ],
@@ -310,28 +314,36 @@ def _waiting(stage: Stage, count: int) -> dict[str, Any]:
 def _batch(stage: Stage, count: int) -> dict[str, Any]:
     """Nobody is there to take them, so that the starts are what is measured."""
     stage.stop_worker()
+    before_s = stage.runtime.cpu_s
     found = stage.load("batch", component="noop", count=count)
-    return {"batch_starts_per_s": round(found["per_s"]), "batch_count": count}
+    return {
+        "batch_starts_per_s": round(found["per_s"]),
+        "batch_count": count,
+        "batch_runtime_cpu_us": round((stage.runtime.cpu_s - before_s) / count * 1e6, 1),
+        "queued_rss_mb": round(stage.runtime.rss_mb, 1),
+    }
 
 
 def _ready(stage: Stage, open_runs: int, empty_s: float) -> dict[str, Any]:
     stage.runtime.stop(kill=True)
     took_s, taken_up = stage.start_runtime()
-    figures = {
+    assert taken_up == open_runs, f"{taken_up} open runs were taken up, not {open_runs}"
+    return {
         "ready_100k_s": round(took_s, 3),
         "ready_count": taken_up,
         "ready_empty_s": round(empty_s, 3),
         "ready_rss_mb": round(stage.runtime.rss_mb, 1),
     }
-    assert taken_up == open_runs, f"{taken_up} open runs were taken up, not {open_runs}"
-    return figures
 
 
-def _after(stage: Stage) -> dict[str, Any]:
-    """What waited through the SIGKILL still answers, and what was queued is done."""
+def _after(stage: Stage, waiting: int) -> dict[str, Any]:
+    """What waited through the SIGKILL of the runtime still answers."""
+    stage.runtime.stop(kill=True)
+    took_s, taken_up = stage.start_runtime()
+    assert taken_up == waiting, f"{taken_up} open runs were taken up, not {waiting}"
     found = stage.load("count_status", component="waiting", status="WAITING")
-    stage.start_worker()
-    return {"woken_after_kill": stage.load("wake", runs=found["some"])["woken"]}
+    woken = stage.load("wake", runs=found["some"])["woken"]
+    return {"woken_after_kill": woken, "ready_waiting_s": round(took_s, 3)}
 
 
 def _busy_percent(seconds: float = 1.0) -> float:
@@ -368,13 +380,16 @@ def measure(scratch: Path, *, long: bool) -> dict[str, object]:
         figures.take(("sse_first_event_ms",), lambda: _events(stage))
         figures.take(("sse_streams_s",), lambda: _streams(stage, 1_000 if long else 200))
         figures.take(("idle_cpu_percent",), lambda: _idle(stage, 10.0 if long else 3.0))
-    with _stage(scratch, "many") as stage:
+    with _stage(scratch, "queued") as stage:
         stage.start_runtime()
         stage.start_worker()
-        waiting, queued = (200_000, 100_000) if long else (5_000, 20_000)
+        figures.take(("batch_starts_per_s",), lambda: _batch(stage, QUEUED))
+        figures.take(("ready_100k_s",), lambda: _ready(stage, QUEUED, empty_s))
+    with _stage(scratch, "waiting") as stage:
+        stage.start_runtime()
+        stage.start_worker()
+        waiting = 200_000 if long else 5_000
         figures.take(("waiting_200k_rss_mb",), lambda: _waiting(stage, waiting))
-        figures.take(("batch_starts_per_s",), lambda: _batch(stage, queued))
-        figures.take(("ready_100k_s",), lambda: _ready(stage, waiting + queued, empty_s))
-        figures.take(("woken_after_kill",), lambda: _after(stage))
+        figures.take(("woken_after_kill",), lambda: _after(stage, waiting))
     figures["machine_busy_percent"].append(_busy_percent())
     return dict(figures)

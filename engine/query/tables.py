@@ -1,0 +1,148 @@
+"""The views `runs` and `steps` of one query, and how a query gets along without a damaged file.
+
+A view is made of exactly the files and the hot rows of one snapshot. Files come and go beside us: a
+bucket has rules of its own, and disks rot. A file that cannot be read is left out, named, tried
+again later, and the others answer. Knows no SQL of users.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from engine.base import limits
+from engine.base.clock import Clock
+from engine.base.errors import ArchiveDamaged, EngineError, InvalidQuery
+from engine.base.ids import TenantId
+from engine.query.failures import ReadingFailed, cleaned
+from engine.query.pool import Parameters, Session
+from engine.query.ports import Snapshot, StoreAccess
+
+Result = TypeVar("Result")
+
+
+def make_views(
+    session: Session,
+    tenant: TenantId,
+    snapshot: Snapshot,
+    views: Iterable[str],
+    unreadable: Mapping[str, str],
+) -> None:
+    """Makes those views of the session that its statement reads; only their hot rows are built."""
+    for name in sorted(views):
+        is_runs = name == "runs"
+        files = snapshot.run_files if is_runs else snapshot.step_files
+        session.register(f"hot_{name}", snapshot.hot_runs() if is_runs else snapshot.hot_steps())
+        readable = [file for file in files if file not in unreadable]
+        read(session, f"CREATE OR REPLACE TEMP VIEW {name} AS {_view(name, tenant, readable)}")
+
+
+def read(session: Session, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+    """A statement of ours: whatever is wrong with it is wrong with what it reads."""
+    try:
+        return session.execute(sql, parameters)
+    except InvalidQuery as error:
+        raise ReadingFailed(error.message, is_sure=False) from error
+
+
+def _view(name: str, tenant: TenantId, files: Sequence[str]) -> str:
+    # Hot first: its columns are today's, and give the view their order.
+    hot = (
+        f"SELECT *, CAST('{tenant}' AS VARCHAR) AS tenant, "
+        f"CAST(epoch_ms(completed_ms) AS DATE) AS day FROM hot_{name}"
+    )
+    return f"{hot} UNION ALL BY NAME FROM {parquet(files)}" if files else hot
+
+
+def parquet(files: Sequence[str]) -> str:
+    """The table of these files. Their schemas may differ: what one does not have is NULL."""
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return (
+        f"read_parquet([{listed}], union_by_name = true, hive_partitioning = true, "
+        "hive_types = {'tenant': VARCHAR, 'day': DATE})"
+    )
+
+
+class UnreadableFiles:
+    """What could not be read lately, so that not every query finds it out again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until_us: OrderedDict[str, tuple[int, str]] = OrderedDict()
+
+    def among(self, files: Iterable[str]) -> dict[str, str]:
+        """Those to leave out, each with its reason."""
+        now_us = self._clock.monotonic_us()
+        while self._until_us and next(iter(self._until_us.values()))[0] <= now_us:
+            self._until_us.popitem(last=False)
+        if not self._until_us:
+            return {}
+        return {file: self._until_us[file][1] for file in files if file in self._until_us}
+
+    def add(self, file: str, reason: str) -> None:
+        until_us = self._clock.monotonic_us() + limits.query_unreadable_ms * 1_000
+        self._until_us[file] = (until_us, reason)
+        self._until_us.move_to_end(file)
+        while len(self._until_us) > limits.query_unreadable_kept_max:
+            self._until_us.popitem(last=False)
+
+
+def without_unreadable(
+    session: Session,
+    access: StoreAccess,
+    files: Sequence[str],
+    unreadable: dict[str, str],
+    attempt: Callable[[], Result],
+) -> Result:
+    """What `attempt` returns, once everything that it cannot read is in `unreadable`."""
+    while len(unreadable) <= limits.query_unreadable_files_max:
+        try:
+            return attempt()
+        except ReadingFailed as error:
+            found = None
+            if error.is_of_the_file(access):
+                suspects = [file for file in files if file not in unreadable]
+                found = _found_bad(session, access, error.narrowed(suspects))
+            if found is None:
+                raise _other_fault(error, access) from error
+            unreadable.update([found])
+    raise ArchiveDamaged(
+        f"more than {limits.query_unreadable_files_max} files of the archive cannot be read; "
+        "`engine archive verify` names them"
+    )
+
+
+def _other_fault(error: ReadingFailed, access: StoreAccess) -> EngineError:
+    """Of the store, or of the SQL: a text of the user's may read like a fault of a file."""
+    return (
+        error.of_the_store(access)
+        if error.is_sure
+        else InvalidQuery(cleaned(error.message, access))
+    )
+
+
+def _found_bad(
+    session: Session, access: StoreAccess, suspects: Sequence[str]
+) -> tuple[str, str] | None:
+    """The first of them that cannot be read, and why. A driver that fails on a file's footer does
+    not say whose it is: then all of them are suspects, and only their footers."""
+    counted = "COLUMNS(*)" if len(suspects) == 1 else "*"
+    for file in suspects:
+        reason = _fault(session, access, file, counted)
+        if reason is not None:
+            return file, reason
+    return None
+
+
+def _fault(session: Session, access: StoreAccess, file: str, counted: str) -> str | None:
+    """Why the file cannot be read; None if it can."""
+    try:
+        session.execute(f"SELECT count({counted}) FROM {parquet([file])}")
+    except ReadingFailed as error:
+        if error.is_gone:
+            return "it is not there any more"
+        return cleaned(error.message, access).partition("\n")[0]
+    except InvalidQuery as error:
+        return error.message.partition("\n")[0]
+    return None
