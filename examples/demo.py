@@ -4,7 +4,8 @@ nothing had been.
     make demo        (or: python -m examples.demo)
 
 Starts a runtime and a worker for `examples/shop.py`, orders something, kills the runtime with
-SIGKILL after the first step, starts it again, and shows how the order went on.
+SIGKILL after the first step, starts it again, and shows how the order went on. In the end some more
+orders come in, and SQL is asked about all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ import httpx
 from rich.console import Console
 
 PATIENCE_S = 30.0
+MORE_ORDERS = (("Oslo", 1_200), ("Atlantis", 99_900), ("Oslo", 450))
+SQL = """
+SELECT output ->> 'status' AS receipt, count(*) AS orders,
+       sum((input ->> 'cents')::INT) / 100 AS paid, max(duration_ms) AS slowest_ms
+FROM runs WHERE component = 'checkout' GROUP BY receipt ORDER BY receipt DESC
+"""
 ORDER = {"id": "A-1", "city": "Oslo", "items": {"teapot": 1, "cup": 4}, "cents": 8_900}
 
 console = Console(highlight=False, soft_wrap=True)
@@ -61,6 +68,11 @@ class Demo:
     def worker(self) -> tuple[str, ...]:
         return ("worker", "examples.shop", "--endpoint", f"http://{self.grpc}")
 
+    def query(self, sql: str) -> None:
+        """As a user would ask it; prints the table."""
+        command = [sys.executable, "-m", "engine.cli.main", "query", sql, "--url", self.url]
+        subprocess.run(command, check=True)
+
     def wait_for(self, path: str, found: str) -> str:
         """Ask until the answer has what is looked for."""
         deadline = time.monotonic() + PATIENCE_S
@@ -96,6 +108,17 @@ def show_events(demo: Demo, run_id: str) -> None:
                 console.print(f"    {data.get('offset'):>2}  {name:26} {what:16} {said}")
 
 
+def order_more(demo: Demo) -> None:
+    """Some more orders, until each has its receipt."""
+    orders = [
+        {"id": f"B-{number}", "city": city, "items": {"cup": number}, "cents": cents}
+        for number, (city, cents) in enumerate(MORE_ORDERS, start=1)
+    ]
+    answer = demo.client.post("/v1/workflows/checkout/batch", json={"inputs": orders})
+    for run in answer.json()["runs"]:
+        demo.wait_for(f"/v1/result/{run['run_id']}?wait_s=1", "COMPLETED")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="engine-demo-") as scratch, ExitStack() as stack:
         demo = Demo(Path(scratch) / "data")
@@ -123,10 +146,15 @@ def main() -> None:
 
         console.print("[bold]5. What its journal says: each step once, the reservation not again")
         show_events(demo, run_id)
-        console.print("[bold]6. Your turn")
+        console.print(f"[bold]6. {len(MORE_ORDERS)} more orders, and SQL over all of them")
+        order_more(demo)
+        console.print(f"   engine query [dim]{' '.join(SQL.split())!r}")
+        demo.query(SQL)
+        console.print("[bold]7. Your turn")
         console.print("   engine dev examples.shop          the same, on your own data")
         console.print("   python -m examples.shop           in another terminal: two orders")
         console.print("   engine runs ls                    what ran, and how it ended")
+        console.print('   engine query "FROM steps"         everything, as a table')
         console.print("   engine journal verify             that nothing of it is damaged")
 
 

@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,9 +26,11 @@ from engine.base import limits
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import InvalidSettings
 from engine.base.limits import MIB
+from engine.cli.archive_checks import check_archive, check_archiving
 from engine.cli.doctor import Check
 from engine.cli.serving import parse_address
 from engine.config.settings import Settings, load_settings
+from engine.config.tls import server_context
 from engine.coordinator.server import Address
 from engine.gateway.settings import GatewaySettings
 from engine.journal.directory import FORMAT
@@ -64,17 +67,22 @@ def examine_machine(
     folder = nearest_folder(data_dir)
     yield check_free_space(shutil.disk_usage(folder).free, folder)
     yield check_sync(folder)
+    yield check_archive(settings.archive, data_dir)
     yield check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], settings)
-    with httpx.Client(timeout=HTTP_TIMEOUT_S, trust_env=False) as client:
+    scheme = "https" if settings.tls_certificate else "http"
+    with httpx.Client(
+        timeout=HTTP_TIMEOUT_S, trust_env=False, verify=_own_certificate(settings)
+    ) as client:
         http = parse_address(settings.http, "http")
-        checked, is_up = check_http(client, http)
+        checked, is_up = check_http(client, http, scheme)
         yield checked
-        yield check_grpc(parse_address(settings.grpc, "grpc"), is_up=is_up)
+        yield check_grpc(parse_address(settings.grpc, "grpc"), is_up=is_up, scheme=scheme)
         yield check_holder(data_dir, is_up=is_up)
         if is_up:
             key = api_key or next((key.key for key in settings.auth.keys), "")
-            yield check_ready(client, http)
-            yield check_components(client, http, settings.grpc, key)
+            yield check_ready(client, http, scheme)
+            yield check_components(client, http, settings.grpc, key, scheme)
+            yield check_archiving(client, _url(http, scheme), key)
 
 
 # ---- settings ----
@@ -86,6 +94,7 @@ def check_settings(config: Path | None, flags: Mapping[str, object]) -> tuple[Ch
         settings = load_settings(file=config, environment=os.environ, flags=flags)
         parse_address(settings.http, "http")
         parse_address(settings.grpc, "grpc")
+        server_context(settings.tls_certificate, settings.tls_key, ["h2"])
         msgspec.convert(settings.gateway, GatewaySettings, strict=False)
     except InvalidSettings as error:
         return Check("settings", "fail", error.message, "the checks below are of the defaults"), (
@@ -229,18 +238,18 @@ def check_open_files(files_max: int, settings: Settings) -> Check:
 # ---- the doors ----
 
 
-def check_http(client: httpx.Client, address: Address) -> tuple[Check, bool]:
+def check_http(client: httpx.Client, address: Address, scheme: str = "http") -> tuple[Check, bool]:
     """And whether a runtime answers there."""
     trouble = listening_trouble(address)
-    if trouble == errno.EADDRINUSE and answers_as_runtime(client, address):
-        return Check("http", "ok", f"a runtime answers at {_url(address)}"), True
+    if trouble == errno.EADDRINUSE and answers_as_runtime(client, address, scheme):
+        return Check("http", "ok", f"a runtime answers at {_url(address, scheme)}"), True
     return _port("http", address, trouble), False
 
 
-def check_grpc(address: Address, *, is_up: bool) -> Check:
+def check_grpc(address: Address, *, is_up: bool, scheme: str = "http") -> Check:
     trouble = listening_trouble(address)
     if is_up and trouble == errno.EADDRINUSE:
-        return Check("grpc", "ok", f"workers connect to {_url(address)}")
+        return Check("grpc", "ok", f"workers connect to {_url(address, scheme)}")
     if is_up and trouble is None:
         found = f"nobody listens at {address}, so the runtime that is up listens elsewhere"
         return Check("grpc", "warn", found, "give --grpc the address it was started with")
@@ -287,9 +296,9 @@ def is_listened_on(address: Address) -> bool:
     return True
 
 
-def answers_as_runtime(client: httpx.Client, address: Address) -> bool:
+def answers_as_runtime(client: httpx.Client, address: Address, scheme: str) -> bool:
     try:
-        answer = client.get(f"{_url(address)}/healthz")
+        answer = client.get(f"{_url(address, scheme)}/healthz")
         return answer.status_code == 200 and answer.json() == {"status": "ok"}
     except (httpx.HTTPError, ValueError):
         return False
@@ -298,9 +307,9 @@ def answers_as_runtime(client: httpx.Client, address: Address) -> bool:
 # ---- the runtime that is up ----
 
 
-def check_ready(client: httpx.Client, address: Address) -> Check:
+def check_ready(client: httpx.Client, address: Address, scheme: str = "http") -> Check:
     try:
-        answer = client.get(f"{_url(address)}/readyz")
+        answer = client.get(f"{_url(address, scheme)}/readyz")
     except httpx.HTTPError as error:
         return Check("ready", "fail", f"no answer: {error}", "look at what the runtime has logged")
     if answer.status_code == 200:
@@ -308,16 +317,18 @@ def check_ready(client: httpx.Client, address: Address) -> Check:
     return Check("ready", "warn", _problem(answer), "ask again in a moment")
 
 
-def check_components(client: httpx.Client, address: Address, grpc: str, api_key: str) -> Check:
+def check_components(
+    client: httpx.Client, address: Address, grpc: str, api_key: str, scheme: str = "http"
+) -> Check:
     headers = {"x-api-key": api_key} if api_key else {}
     try:
-        answer = client.get(f"{_url(address)}/v1/components", headers=headers)
+        answer = client.get(f"{_url(address, scheme)}/v1/components", headers=headers)
         if answer.status_code != 200:
             return Check("components", "warn", _problem(answer), "give --api-key a key it knows")
         found = msgspec.json.decode(answer.content, type=_Components).components
     except (httpx.HTTPError, msgspec.MsgspecError) as error:
         return Check("components", "warn", f"they cannot be listed: {error}")
-    start = f"engine worker MODULE --endpoint {_url(parse_address(grpc, 'grpc'))}"
+    start = f"engine worker MODULE --endpoint {_url(parse_address(grpc, 'grpc'), scheme)}"
     if not found:
         return Check("components", "warn", "no worker has connected yet", f"start one: {start}")
     unserved = [component.name for component in found if not component.workers]
@@ -346,5 +357,16 @@ def _reachable(address: Address) -> Address:
     return Address(_ANYWHERE.get(address.host, address.host), address.port)
 
 
-def _url(address: Address) -> str:
-    return f"http://{_reachable(address)}"
+def _url(address: Address, scheme: str) -> str:
+    return f"{scheme}://{_reachable(address)}"
+
+
+def _own_certificate(settings: Settings) -> ssl.SSLContext | bool:
+    """Who answers here has to have the very certificate of the settings. Its names are not looked
+    at: the address that is asked is this machine's, and need not be among them."""
+    if not settings.tls_certificate:
+        return False  # nothing is encrypted, so there is nothing to verify
+    context = ssl.create_default_context(cafile=settings.tls_certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

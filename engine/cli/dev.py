@@ -9,21 +9,33 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
+import msgspec
 import trio
 import watchfiles
 from rich.console import Console
 
+from engine.cli.buckets import archive_in_s3
+from engine.cli.lifeline import Lifeline
 from engine.cli.serve import runtime_options, settings_of
 from engine.cli.serving import Runtime, run_runtime
 
-_STOP_S = 10.0
+# For a worker whose code changed, to finish what it holds.
+_FINISH_S: Final = 10.0
+# For a worker whose runtime has gone: there is nobody left to report to.
+_LEAVE_S: Final = 1.0
 
 
 @click.command()
 @click.argument("module", required=False)
 @runtime_options
+@click.option(
+    "--s3",
+    metavar="URL",
+    help="Archive into the S3 server there (MinIO: http://127.0.0.1:9000); makes the bucket.",
+)
 @click.option("--no-reload", is_flag=True, help="Do not restart the worker when code changes.")
 def dev(
     module: str | None,
@@ -31,22 +43,32 @@ def dev(
     http: str | None,
     grpc: str | None,
     config: Path | None,
+    s3: str | None,
     no_reload: bool,
 ) -> None:
     """Start a runtime and, with MODULE, a worker that serves it."""
     settings = settings_of(data_dir, http, grpc, config)
+    if s3 is not None:
+        archive = archive_in_s3(settings.archive, s3, os.environ)
+        settings = msgspec.structs.replace(settings, archive=archive)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     watched = _watched_path(module) if module else None
 
     async def main() -> None:
+        with Lifeline() as lifeline:
+            await serve_until_stopped(lifeline)
+
+    async def serve_until_stopped(lifeline: Lifeline) -> None:
         async with trio.open_nursery() as nursery:
 
             async def ready(runtime: Runtime) -> None:
                 _say_ready(console, runtime, module)
+                if s3 is not None:
+                    console.print(f"ended runs go to {settings.archive.url} at {s3}")
                 if module is not None:
                     command = _worker_command(module, runtime.grpc)
                     reload_path = None if no_reload else watched
-                    nursery.start_soon(_keep_worker, command, reload_path, console)
+                    nursery.start_soon(_keep_worker, command, reload_path, lifeline, console)
 
             await run_runtime(settings, on_ready=ready)
             nursery.cancel_scope.cancel()
@@ -84,15 +106,21 @@ def _watched_path(module: str) -> Path:
     return found.parent if found.name == "__init__.py" else found
 
 
-async def _keep_worker(command: Sequence[str], watched: Path | None, console: Console) -> None:
+async def _keep_worker(
+    command: Sequence[str], watched: Path | None, lifeline: Lifeline, console: Console
+) -> None:
     """One worker process at a time: again when its code changes, and when it dies."""
     while True:
-        process = await trio.lowlevel.open_process(list(command))
+        process = await trio.lowlevel.open_process(
+            [*command, "--lifeline", str(lifeline.end)], pass_fds=[lifeline.end]
+        )
+        patience_s = _LEAVE_S
         try:
             changed = await _wait_changed_or_dead(process, watched)
+            patience_s = _FINISH_S
         finally:
             with trio.CancelScope(shield=True):
-                await _stop_process(process)
+                await _stop_process(process, patience_s)
         if changed:
             console.print("the code changed: starting the worker anew")
         else:
@@ -102,15 +130,23 @@ async def _keep_worker(command: Sequence[str], watched: Path | None, console: Co
 
 async def _wait_changed_or_dead(process: trio.Process, watched: Path | None) -> bool:
     changed = False
+    stop_watching = trio.Event()
     async with trio.open_nursery() as nursery:
 
         async def wait_changed() -> None:
             nonlocal changed
             assert watched is not None
-            async for _ in watchfiles.awatch(watched):
+            async for _ in watchfiles.awatch(watched, stop_event=stop_watching):
                 changed = True
                 nursery.cancel_scope.cancel()
                 return
+
+        async def wait_cancelled() -> None:
+            # The watcher waits in a thread that does not hear of a cancellation for 5 s.
+            try:
+                await trio.sleep_forever()
+            finally:
+                stop_watching.set()
 
         async def wait_dead() -> None:
             await process.wait()
@@ -119,14 +155,15 @@ async def _wait_changed_or_dead(process: trio.Process, watched: Path | None) -> 
         nursery.start_soon(wait_dead)
         if watched is not None:
             nursery.start_soon(wait_changed)
+            nursery.start_soon(wait_cancelled)
     return changed
 
 
-async def _stop_process(process: trio.Process) -> None:
+async def _stop_process(process: trio.Process, patience_s: float) -> None:
     """Let the worker finish what it holds, for a while."""
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
-        with trio.move_on_after(_STOP_S):
+        with trio.move_on_after(patience_s):
             await process.wait()
     if process.returncode is None:
         process.kill()

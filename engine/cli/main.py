@@ -11,17 +11,27 @@ from typing import Any, Final
 import click
 
 from engine import __version__
-from engine.base.errors import EngineError, InvalidName, InvalidSettings, TenantUnknown
+from engine.base.errors import (
+    EngineError,
+    InvalidName,
+    InvalidQuery,
+    InvalidSettings,
+    QueryRefused,
+    TenantUnknown,
+)
 
 _COMMANDS: Final = {
+    "analytics": "engine.cli.query",
+    "archive": "engine.cli.archive",
     "dev": "engine.cli.dev",
     "doctor": "engine.cli.doctor",
     "journal": "engine.cli.journal",
+    "query": "engine.cli.query",
     "runs": "engine.cli.runs",
     "serve": "engine.cli.serve",
     "worker": "engine.cli.worker",
 }
-_USAGE_ERRORS: Final = (InvalidName, InvalidSettings, TenantUnknown)
+_USAGE_ERRORS: Final = (InvalidName, InvalidQuery, InvalidSettings, QueryRefused, TenantUnknown)
 
 
 class Refused(click.ClickException):

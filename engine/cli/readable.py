@@ -66,6 +66,16 @@ def duration_text(duration_ms: int) -> str:
     raise AssertionError("a minute and more has a unit")
 
 
+def bytes_text(size: int) -> str:
+    """In the unit that leaves one to three digits before the point."""
+    amount, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{size:,} bytes" if unit == "bytes" else f"{amount:,.1f} {unit}"
+
+
 def age_text(moment_ms: int, now_ms: int) -> str:
     if moment_ms > now_ms:
         return f"in {duration_text(moment_ms - now_ms)}"
@@ -231,6 +241,18 @@ def _state_changed(fields: Fields) -> str:
     return f"{scope} {fields.get('name', '')} {value}"
 
 
+def _state_read(fields: Fields) -> str:
+    value = f"= {value_text(fields.get('value'))}" if fields.get("found") else "has no value"
+    scope = _name_of(StateScope, fields.get("scope")).lower()
+    return f"{scope} {fields.get('name', '')} {value}, revision {fields.get('revision', 0)}"
+
+
+def _state_conflicted(fields: Fields) -> str:
+    scope = _name_of(StateScope, fields.get("scope")).lower()
+    there, expected = fields.get("revision", 0), fields.get("expected_revision", 0)
+    return f"{scope} {fields.get('name', '')} is at revision {there}, not {expected}"
+
+
 def _usage(fields: Fields) -> str:
     cost = f", ${fields['cost_usd']:.4f}" if fields.get("cost_usd") else ""
     tokens = f"{fields.get('tokens_in', 0)} tokens in, {fields.get('tokens_out', 0)} out"
@@ -259,6 +281,8 @@ _SAYERS: Final[Mapping[str, Callable[[Fields], str]]] = MappingProxyType(
         "CHILD_STARTED": _child_started,
         "CHILD_FINISHED": _child_finished,
         "STATE_CHANGED": _state_changed,
+        "STATE_READ": _state_read,
+        "STATE_CONFLICTED": _state_conflicted,
         "USAGE_REPORTED": _usage,
         "RUN_RETRYING": _retrying,
         "RUN_YIELDED": _reason,
@@ -272,6 +296,7 @@ _STYLES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "STEP_FAILED": "yellow",
         "RUN_RETRYING": "yellow",
+        "STATE_CONFLICTED": "yellow",
         "RUN_COMPLETED": STATUS_STYLES["COMPLETED"],
         "RUN_FAILED": STATUS_STYLES["FAILED"],
         "RUN_CANCELLED": STATUS_STYLES["CANCELLED"],

@@ -6,13 +6,10 @@ program would ask it; how a run reads is in `readable.py` and `run_views.py`.
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, get_args
+from typing import Any, Final, get_args
 
 import click
 import msgspec
@@ -21,29 +18,21 @@ from engine.base.clock import system_clock
 from engine.base.errors import InvalidName, UnknownRun, UnknownWait
 from engine.base.ids import parse_run_id, run_id_text
 from engine.cli import run_views
+from engine.cli.reaching import json_option, moment_option, over_http, tags_given
 from engine.cli.readable import plain
-from engine.model.views import RunView, StatusName, WaitView
-from engine.sdk.client import BASE_URL_DEFAULT, Client
-from engine.sdk.errors import ConnectionLost, RunFailed
+from engine.model.views import KindName, RunView, StatusName, WaitView
+from engine.sdk.client import Client
+from engine.sdk.errors import RunFailed
+from engine.sdk.requests import RunFilters
 
 LIST_LIMIT: Final = 20
 PAGE_RUNS_MAX: Final = 1_000
 RECORDS_SHOWN: Final = 100
 PREFIX_DIGITS_MIN: Final = 8
 
-P = ParamSpec("P")
-
 _STATUSES: Final = get_args(StatusName)
+_KINDS: Final = get_args(KindName)
 _PREFIX: Final = re.compile(r"[0-9a-f-]{8,35}")
-_SINCE: Final = re.compile(r"(\d+)(s|min|m|h|d|w)")
-_UNIT_MS: Final = {
-    "s": 1_000,
-    "m": 60_000,
-    "min": 60_000,
-    "h": 3_600_000,
-    "d": 86_400_000,
-    "w": 604_800_000,
-}
 
 
 @click.group()
@@ -54,47 +43,8 @@ def runs() -> None:
     """
 
 
-# ---- reaching the runtime ----
+# ---- which run ----
 
-
-def over_http(
-    command: Callable[Concatenate[Client, P], None],
-) -> Callable[..., None]:
-    """Gives the command a client for the runtime at --url, and says so if none is there."""
-
-    @click.option(
-        "--url",
-        default=BASE_URL_DEFAULT,
-        envvar="ENGINE_URL",
-        show_default=True,
-        show_envvar=True,
-        help="Where the runtime is.",
-    )
-    @click.option(
-        "--api-key",
-        metavar="KEY",
-        envvar="ENGINE_API_KEY",
-        show_envvar=True,
-        help="If it needs one (sk_...).",
-    )
-    @functools.wraps(command)
-    def reached(*args: Any, url: str, api_key: str | None, **named: Any) -> None:
-        with Client(url, api_key=api_key) as client:
-            try:
-                command(client, *args, **named)
-            except ConnectionLost as error:
-                raise ConnectionLost(
-                    f"no runtime answers at {url}: start one with `engine dev` or `engine serve`, "
-                    "or say with --url (ENGINE_URL) where it is",
-                    **error.details,
-                ) from error
-            except TimeoutError as error:
-                raise click.ClickException(str(error)) from error
-
-    return reached
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 run_argument = click.argument("run", metavar="RUN")
 
 
@@ -141,22 +91,6 @@ def json_argument(text: str | None, what: str) -> Any:
         raise click.UsageError(f"{what} is not JSON: {error}{hint}") from error
 
 
-def since_ms(text: str, now_ms: int) -> int:
-    found = _SINCE.fullmatch(text.strip().lower())
-    if found is not None:
-        return max(0, now_ms - int(found[1]) * _UNIT_MS[found[2]])
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r} is neither a time span (90s, 15min, 3h, 7d, 2w) nor a date (2026-01-31, "
-            "2026-01-31T12:00)",
-            param_hint="--since",
-        ) from error
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return max(0, int(aware.timestamp() * 1_000))
-
-
 # ---- looking ----
 
 
@@ -164,6 +98,10 @@ def since_ms(text: str, now_ms: int) -> int:
 @click.option("--status", type=click.Choice(_STATUSES, case_sensitive=False))
 @click.option("--failed", is_flag=True, help="The same as --status FAILED.")
 @click.option("--component", metavar="NAME")
+@click.option("--kind", type=click.Choice(_KINDS, case_sensitive=False))
+@click.option("--tag", "tags", multiple=True, metavar="NAME=TEXT", help="May be repeated.")
+@click.option("--error-code", metavar="CODE", help="Failed with this code.")
+@click.option("--parent", metavar="RUN", help="Child runs of this run.")
 @click.option("--since", metavar="SPAN|DATE", help="Created since: 90s, 15min, 3h, 7d, 2026-01-31.")
 @click.option("--limit", type=click.IntRange(min=1), default=LIST_LIMIT, show_default=True)
 @json_option
@@ -173,25 +111,33 @@ def list_runs(
     status: str | None,
     failed: bool,
     component: str | None,
+    kind: str | None,
+    tags: tuple[str, ...],
+    error_code: str | None,
+    parent: str | None,
     since: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first: those that are going on and those in the archive."""
     if failed and status not in (None, "FAILED"):
         raise click.UsageError("--failed and --status are about the same; give one of them")
     now_ms = system_clock.now_ms()
-    created_from_ms = None if since is None else since_ms(since, now_ms)
+    filters: RunFilters = {
+        "status": "FAILED" if failed else status,
+        "component": component,
+        "kind": kind,
+        "tags": tags_given(tags),
+        "error_code": error_code,
+        "parent": None if parent is None else run_named(client, parent),
+        "created_from_ms": moment_option(since, "--since", now_ms),
+    }
     found: list[RunView] = []
     cursor: str | None = None
     while True:
-        page = client.list(
-            status="FAILED" if failed else status,
-            component=component,
-            created_from_ms=created_from_ms,
-            limit=min(limit - len(found), PAGE_RUNS_MAX),
-            cursor=cursor,
-        )
+        filters["limit"] = min(limit - len(found), PAGE_RUNS_MAX)
+        filters["cursor"] = cursor
+        page = client.list(**filters)
         found.extend(page.runs)
         cursor = page.next_cursor
         if cursor is None or len(found) >= limit:
@@ -279,14 +225,12 @@ def start(
     as_json: bool,
 ) -> None:
     """Start a run of COMPONENT. INPUT is JSON, @FILE, or - for standard input."""
-    if not all("=" in tag for tag in tags):
-        raise click.UsageError("a tag has the form NAME=TEXT")
     options: dict[str, Any] = {"idempotency_key": key, "deployment_id": deployment}
     run_id = client.submit(
         component,
         json_argument(given, "INPUT"),
         kind=kind,
-        tags=dict(tag.split("=", 1) for tag in tags),
+        tags=tags_given(tags),
         **{name: text for name, text in options.items() if text is not None},
     )
     if follows:

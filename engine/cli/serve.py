@@ -12,6 +12,7 @@ import click
 import trio
 from rich.console import Console
 
+from engine.base.errors import InvalidSettings
 from engine.cli.serving import Runtime, run_runtime
 from engine.config.settings import Settings, load_settings
 
@@ -45,23 +46,32 @@ def settings_of(
     )
 
 
+def _refuse_parts(target: str) -> None:
+    """A part alone would have nobody to talk to: see docs/decisions/0024."""
+    if target != "all":
+        raise InvalidSettings(
+            f"--target {target} cannot run by itself in this version: a door reaches the engine by "
+            "a call within one process, and there is no network between them yet. Run `engine "
+            "serve` (--target all) on one machine; to spread the work, start more workers, which "
+            "can run anywhere: engine worker MODULE --endpoint http://HOST:PORT",
+            setting="target",
+        )
+
+
 @click.command()
 @click.option(
     "--target",
     type=click.Choice(["all", "gateway", "engine", "coordinator"]),
     default="all",
     show_default=True,
-    help="Which part this process is.",
+    help="Which part this process is. Only `all` can run so far: one process is a whole runtime.",
 )
 @runtime_options
 def serve(
     target: str, data_dir: str | None, http: str | None, grpc: str | None, config: Path | None
 ) -> None:
     """Start the runtime: gateway, engine and coordinator in one process."""
-    if target != "all":
-        raise click.UsageError(
-            f"--target {target} is not there yet: this version runs all parts in one process"
-        )
+    _refuse_parts(target)
     settings = settings_of(data_dir, http, grpc, config)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     data_dir = str(Path(settings.data_dir).resolve())

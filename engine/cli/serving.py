@@ -3,6 +3,7 @@ order. Everything that is long-lived in the process is owned here."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,9 @@ import trio.lowlevel
 from engine.base.clock import system_clock
 from engine.base.errors import InvalidSettings
 from engine.cli.identity import Identity
+from engine.cli.tiers import open_tiers
 from engine.config.settings import Settings
+from engine.config.tls import server_context
 from engine.coordinator.server import Address, Coordinator
 from engine.gateway import serve as gateway
 from engine.gateway.settings import GatewaySettings
@@ -40,36 +43,49 @@ async def run_runtime(
     pending is committed."""
     gateway_settings = _gateway_settings(settings)
     identity = Identity(settings.auth)
+    http_address = parse_address(settings.http, "http")
+    grpc_address = parse_address(settings.grpc, "grpc")
+    files = settings.tls_certificate, settings.tls_key
+    tls_http, tls_grpc = server_context(*files, ["http/1.1"]), server_context(*files, ["h2"])
     stop, gateway_ended = trio.Event(), trio.Event()
-    async with open_engine(Path(settings.data_dir), settings.journal) as engine:
+    async with (
+        open_tiers(settings) as tiers,
+        open_engine(
+            Path(settings.data_dir),
+            settings.journal,
+            lease_ms=settings.coordinator.lease_ms,
+            followers=[tiers],
+        ) as engine,
+    ):
         _spare_the_collector()
-        handle = Handle(engine)
+        handle = Handle(engine, tiers)
         coordinator = Coordinator(handle, identity.of_worker, settings=settings.coordinator)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, stop)
             grpc: Address = await nursery.start(
-                coordinator.serve, parse_address(settings.grpc, "grpc")
+                functools.partial(coordinator.serve, grpc_address, tls=tls_grpc)
             )
 
             async def serve_http(
                 task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
             ) -> None:
-                host, port = parse_address(settings.http, "http")
                 await gateway.serve(
                     handle,
                     identity.of_request,
                     clock=system_clock,
                     settings=gateway_settings,
-                    host=host,
-                    port=port,
+                    host=http_address.host,
+                    port=http_address.port,
                     stop=stop,
+                    tls=tls_http,
                     task_status=task_status,
                 )
                 gateway_ended.set()
 
             http: tuple[str, int] = await nursery.start(serve_http)
+            scheme = "https" if tls_http is not None else "http"
             await on_ready(
-                Runtime(f"http://{Address(*http)}", f"http://{grpc}", engine.recovered_runs)
+                Runtime(f"{scheme}://{Address(*http)}", f"{scheme}://{grpc}", engine.recovered_runs)
             )
             await stop.wait()
             with trio.move_on_after(gateway_settings.graceful_stop_s):

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import click
 
+from engine.cli.lifeline import leave_when_cut
 from engine.sdk.worker import Worker
 
 
@@ -23,18 +24,29 @@ from engine.sdk.worker import Worker
     help="The runtime's address for workers, with http:// or https://.",
 )
 @click.option("--token", default="", envvar="ENGINE_API_KEY", help="The API key (sk_...).")
+@click.option(
+    "--ca-file",
+    envvar="ENGINE_CA_FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Certificates to trust at https://, as PEM, instead of the system's.",
+)
 @click.option("--deployment", default="default", show_default=True, help="Which deployment.")
 @click.option("--capacity", default=100, show_default=True, help="Runs held at a time.")
 @click.option("--worker-id", default=None, help="A name that stays over restarts.")
+@click.option("--lifeline", type=int, default=None, hidden=True)
 def worker(
     module: str,
     endpoint: str,
     token: str,
+    ca_file: str | None,
     deployment: str,
     capacity: int,
     worker_id: str | None,
+    lifeline: int | None,
 ) -> None:
     """Serve the workflows and functions of MODULE (examples.shop, or a path to a .py file)."""
+    if lifeline is not None:
+        leave_when_cut(lifeline)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     served = load_module(module)
     Worker(
@@ -42,6 +54,7 @@ def worker(
         served,
         endpoint=endpoint,
         token=token,
+        ca_file=ca_file,
         deployment_id=deployment,
         capacity=capacity,
         worker_id=worker_id,

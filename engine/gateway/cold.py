@@ -15,16 +15,19 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 
 from engine.base.errors import EngineError
 from engine.gateway import routes
+from engine.gateway.asked import Asked
 from engine.gateway.door import Door, failure, unknown
 from engine.gateway.exchange import Response, header_map
 from engine.gateway.problems import BodyTooLarge, MalformedRequest, problem_response
-from engine.gateway.views import OPEN_VIEWS, VIEWS, Asked
+from engine.gateway.views import OPEN_VIEWS, VIEWS
 
 
 def application(door: Door) -> QuartTrio:
     app = QuartTrio("engine.gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = door.settings.body_bytes_max
     app.config["BODY_TIMEOUT"] = door.settings.read_stall_s_max
+    # A large answer over a slow line takes as long as it takes; who stalls is cut off below.
+    app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     for route in routes.ROUTES:

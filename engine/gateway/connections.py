@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -19,10 +20,12 @@ from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.plain import PlainConnection, Shared
 from engine.gateway.problems import NotReady, problem_bytes
+from engine.gateway.tls import behind_tls
 
 _log: Final = logging.getLogger(__name__)
 
-HandOver = Callable[[socket.socket, bytes], Awaitable[None]]
+# With the address of the client, which the socket of an encrypted connection does not know.
+HandOver = Callable[[socket.socket, bytes, str], Awaitable[None]]
 
 _BACKLOG: Final = 1_024
 _ACCEPTS_MAX: Final = 64  # in a row, before everybody else has a turn
@@ -38,7 +41,14 @@ _FULL_ANSWER: Final = (
 
 
 class Connections:
-    def __init__(self, shared: Shared, metrics: GatewayMetrics, hand_over: HandOver) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        metrics: GatewayMetrics,
+        hand_over: HandOver,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self._shared = shared
         self._settings = shared.settings
         self._metrics = metrics
@@ -91,6 +101,8 @@ class Connections:
                 if len(self._open) >= self._settings.connections_max:
                     _refuse(sock)
                     continue
+                if self._tls is not None:
+                    sock = behind_tls(sock, self._tls, nursery)
                 connection = PlainConnection(sock, str(address[0]), self._shared)
                 self._add(connection)
                 nursery.start_soon(self._serve_one, connection)
@@ -100,11 +112,12 @@ class Connections:
         try:
             with connection.scope:
                 sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 rest = await connection.serve()
                 if rest is not None:
                     self._metrics.handed_over_total += 1
-                    await self._hand_over(sock, rest)
+                    await self._hand_over(sock, rest, connection.peer)
         except OSError:
             pass  # it has gone
         except Exception:  # noqa: BLE001 - a defect of one connection must not end the others

@@ -18,6 +18,8 @@ NO_CONTENT: Final = 204
 JSON_TYPE: Final = b"application/json"
 NDJSON_TYPE: Final = b"application/x-ndjson"
 EVENT_STREAM_TYPE: Final = b"text/event-stream"
+ARROW_TYPE: Final = b"application/vnd.apache.arrow.stream"
+CSV_TYPE: Final = b"text/csv"
 
 
 class Disconnected(Exception):

@@ -38,7 +38,7 @@ async def submit(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 async def status(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
     context = door.admit(exchange.headers, exchange.peer)
     reading.typed_query(shapes.NoQuery, exchange.query)
-    view = await door.handle.get_run(context, parse_run_id(parameters[0]))
+    view = await door.handle.get_status(context, parse_run_id(parameters[0]))
     return answers.json_response(shapes.StatusAnswer(run_id=view.run_id, status=view.status))
 
 
@@ -47,14 +47,14 @@ async def result(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
     run_id = parse_run_id(parameters[0])
     wait_s = _wait_s(door, exchange.query)
     if wait_s == 0:
-        view = await door.handle.get_run(context, run_id)
+        view = await door.handle.get_status(context, run_id)
         if not answers.is_terminal(view):
             return answers.not_yet(view)
         wait_s = math.inf  # it has ended, so this does not take long
     with door.waiting(context), trio.move_on_after(wait_s):
         outcome = await door.handle.wait_outcome(context, run_id)
         return Response(answers.outcome_bytes(outcome))
-    return answers.not_yet(await door.handle.get_run(context, run_id))
+    return answers.not_yet(await door.handle.get_status(context, run_id))
 
 
 async def signal(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:

@@ -10,9 +10,10 @@ from typing import Any, Final
 import msgspec
 
 import engine
-from engine.gateway import routes, shapes
+from engine.gateway import exchange, routes, shapes
 from engine.gateway.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
 from engine.gateway.routes import ROUTES, Route
+from engine.model.query import ANALYTICS
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _COMMON_PROBLEMS: Final = ("unauthorized", "rate_limited", "malformed_request", "internal_error")
@@ -32,7 +33,17 @@ _HEADERS_OF: Final = {
     "runs_batch": _START_HEADERS[1:],
     "signal": (("Idempotency-Key", "The signal's id: the same id twice counts once"),),
     "events": (("Last-Event-ID", "The `id` of the last event that was read"),),
+    "query": (("Accept", "application/json, text/csv or application/vnd.apache.arrow.stream"),),
+    "analytics": (("Accept", "application/json or text/csv"),),
 }
+_TEXT_SCHEMA: Final = {"type": "string"}
+_CSV: Final[dict[str, Any]] = {exchange.CSV_TYPE.decode(): {"schema": _TEXT_SCHEMA}}
+_ARROW: Final[dict[str, Any]] = {exchange.ARROW_TYPE.decode(): {"schema": {}}}
+# What a route takes and gives beside its own media type.
+_MORE_BODIES: Final = {
+    "query": {name: {"schema": _TEXT_SCHEMA} for name in ("application/sql", "text/plain")}
+}
+_MORE_ANSWERS: Final[dict[str, dict[str, Any]]] = {"query": _CSV | _ARROW, "analytics": _CSV}
 
 
 @functools.cache
@@ -86,7 +97,8 @@ def _operation(
         "responses": {
             str(status): {
                 "description": route.summary,
-                "content": {media_type: {"schema": schema_of.get(answer_type, {})}},
+                "content": {media_type: {"schema": schema_of.get(answer_type, {})}}
+                | _MORE_ANSWERS.get(route.name, {}),
             },
             **_problems(route, schema_of[Problem]),
         },
@@ -100,7 +112,8 @@ def _operation(
         operation["responses"]["204"] = {"description": "The run has ended; there is no more"}
     if route.body is not None:
         body_type, body = route.body
-        operation["requestBody"] = {"content": {body_type: {"schema": schema_of[body]}}}
+        content = {body_type: {"schema": schema_of[body]}} | _MORE_BODIES.get(route.name, {})
+        operation["requestBody"] = {"content": content}
     if route.is_open:
         operation["security"] = []
     return operation
@@ -116,6 +129,8 @@ def _path(route: Route) -> list[dict[str, Any]]:
 def _path_schema(name: str) -> dict[str, Any]:
     if name == "kind":
         return {"type": "string", "enum": sorted(routes.KINDS)}
+    if name == "analysis":
+        return {"type": "string", "enum": list(ANALYTICS)}
     return {"type": "string"} | ({"format": "uuid"} if name == "run_id" else {})
 
 

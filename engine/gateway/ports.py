@@ -10,6 +10,14 @@ from typing import Protocol
 from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.model.context import RequestContext
+from engine.model.query import (
+    AnalyticsFilter,
+    ArchiveFlushed,
+    ArchiveStatus,
+    ArchiveVerified,
+    ArrowAnswer,
+    QueryAnswer,
+)
 from engine.model.views import (
     ComponentView,
     JournalEntry,
@@ -37,6 +45,9 @@ class Handle(Protocol):
         """Returns once the run has ended. May be cancelled and called again."""
 
     async def get_run(self, context: RequestContext, run_id: RunId) -> RunView: ...
+
+    async def get_status(self, context: RequestContext, run_id: RunId) -> RunView:
+        """As `get_run`, without what only the journal says: cheap, for who asks again and again."""
 
     async def read_journal(
         self, context: RequestContext, run_id: RunId, from_offset: int, limit: int
@@ -69,6 +80,30 @@ class Handle(Protocol):
     async def why(self, context: RequestContext, run_id: RunId) -> str: ...
 
     def components(self, context: RequestContext) -> Sequence[ComponentView]: ...
+
+    async def query(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> QueryAnswer:
+        """What one SELECT over the tenant's runs finds; cancelling stops it. None: as many rows as
+        the settings allow. Raises `InvalidQuery`, `QueryRefused`, `QueryTimeout`."""
+
+    async def query_arrow(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> ArrowAnswer: ...
+
+    async def analytics(
+        self, context: RequestContext, name: str, chosen: AnalyticsFilter
+    ) -> QueryAnswer:
+        """One of `engine.model.query.ANALYTICS`."""
+
+    async def archive_status(self, context: RequestContext) -> ArchiveStatus: ...
+
+    async def archive_flush(self, context: RequestContext) -> ArchiveFlushed:
+        """Everything that had ended when it was called is in the archive when it returns. Raises
+        `ArchiveUnreachable`."""
+
+    async def archive_verify(self, context: RequestContext) -> ArchiveVerified:
+        """Compares the archive with what is known of it; what differs is in the answer."""
 
 
 class Authenticate(Protocol):

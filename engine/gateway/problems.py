@@ -50,6 +50,18 @@ class BodyTooLarge(EngineError):
     code = "body_too_large"
 
 
+class NotAcceptable(EngineError):
+    """The route gives none of the media types that the header Accept asks for."""
+
+    code = "not_acceptable"
+
+
+class UnknownAnalysis(EngineError):
+    """There are no analytics of this name; names the nearest."""
+
+    code = "unknown_analysis"
+
+
 class UnknownWebhook(EngineError):
     """No webhook of this name is set up."""
 
@@ -78,6 +90,9 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
     {
         "address_in_use": 500,
         "append_conflict": 503,
+        "archive_damaged": 500,
+        "archive_refused": 503,
+        "archive_unreachable": 503,
         "backup_invalid": 500,
         "body_too_large": 413,
         "directory_in_use": 500,
@@ -89,6 +104,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "invalid_endpoint": 400,
         "invalid_input": 422,
         "invalid_name": 400,
+        "invalid_query": 400,
         "invalid_settings": 500,
         "invalid_signature": 401,
         "journal_busy": 503,
@@ -98,10 +114,16 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "malformed_record": 500,
         "malformed_request": 400,
         "method_not_allowed": 405,
+        "no_state_scope": 409,
+        "not_acceptable": 406,
         "not_deterministic": 500,
         "not_ready": 503,
         "not_serializable": 422,
         "offset_trimmed": 410,
+        "query_busy": 503,
+        "query_refused": 403,
+        "query_timeout": 504,
+        "query_too_large": 422,
         "rate_limited": 429,
         "run_terminal": 409,
         "segment_sealed": 409,
@@ -112,6 +134,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "tenant_limit_reached": 503,
         "tenant_unknown": 404,
         "unauthorized": 401,
+        "unknown_analysis": 404,
         "unknown_component": 404,
         "unknown_route": 404,
         "unknown_run": 404,

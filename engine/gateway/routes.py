@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from engine.gateway import exchange, shapes
 from engine.gateway.problems import MalformedRequest, UnknownRoute
+from engine.model.query import ArchiveFlushed, ArchiveStatus, ArchiveVerified, QueryAnswer
 from engine.model.runs import ComponentKind
 from engine.model.views import RunPage, RunView
 
@@ -36,6 +37,15 @@ class Route(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
+_QUERY: Final = (
+    "invalid_query",
+    "query_refused",
+    "query_timeout",
+    "query_too_large",
+    "query_busy",
+    "not_acceptable",
+)
+_ARCHIVE: Final = ("archive_unreachable", "archive_refused", "archive_damaged")
 _START: Final = ("unknown_component", "invalid_input", "idempotency_conflict", "journal_busy")
 _RUN: Final = ("unknown_run", "invalid_name")
 
@@ -100,6 +110,7 @@ ROUTES: Final[Sequence[Route]] = (
         "Runs, newest first",
         query=shapes.RunsQuery,
         answer=(200, JSON, RunPage),
+        problems=("invalid_input", *_ARCHIVE),
     ),
     Route(
         "get_run",
@@ -190,6 +201,48 @@ ROUTES: Final[Sequence[Route]] = (
         "/v1/components",
         "What can be started, and how many workers serve it",
         answer=(200, JSON, shapes.ComponentsAnswer),
+    ),
+    Route(
+        "query",
+        "POST",
+        "/v1/query",
+        "One SELECT over `runs` and `steps`; JSON, CSV or an Arrow stream, by Accept",
+        query=shapes.QueryOptions,
+        body=(JSON, shapes.QueryBody),
+        answer=(200, JSON, QueryAnswer),
+        problems=(*_QUERY, *_ARCHIVE, "invalid_input"),
+    ),
+    Route(
+        "analytics",
+        "GET",
+        "/v1/analytics/{analysis}",
+        "Tokens and cost, errors, latency, scores, tool calls; JSON or CSV, by Accept",
+        query=shapes.AnalyticsQuery,
+        answer=(200, JSON, shapes.AnalyticsAnswer),
+        problems=(*_QUERY, *_ARCHIVE, "invalid_input", "unknown_analysis"),
+    ),
+    Route(
+        "archive",
+        "GET",
+        "/v1/archive",
+        "How the archive is doing",
+        answer=(200, JSON, ArchiveStatus),
+    ),
+    Route(
+        "archive_flush",
+        "POST",
+        "/v1/archive/flush",
+        "Put everything that has ended into the archive now; answers once it is there",
+        answer=(200, JSON, ArchiveFlushed),
+        problems=_ARCHIVE,
+    ),
+    Route(
+        "archive_verify",
+        "POST",
+        "/v1/archive/verify",
+        "Compare the objects of the archive with what is known of them",
+        answer=(200, JSON, ArchiveVerified),
+        problems=_ARCHIVE,
     ),
     Route(
         "webhook",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -59,6 +60,7 @@ async def serve(
     stop: trio.Event,
     readiness: Readiness = lambda: None,
     more_metrics: MoreMetrics = str,
+    tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until `stop` is set; `task_status` is told the address, with the port that was given
@@ -76,7 +78,7 @@ async def serve(
     bridge = Bridge(rest, body_bytes_max=settings.body_bytes_max)
     shared = Shared(settings, clock, door.answer, bridge)
     hypercorn = Hypercorn(Front(door, rest), settings)
-    connections = Connections(shared, door.metrics, hypercorn.serve)
+    connections = Connections(shared, door.metrics, hypercorn.serve, tls)
     listeners = await open_listeners(host, port)
     try:
         task_status.started(listeners[0].getsockname()[:2])
@@ -112,9 +114,9 @@ class Hypercorn:
         self._front: Any = ASGIWrapper(front)  # type: ignore[arg-type]
         self._context = WorkerContext(None)
 
-    async def serve(self, sock: socket.socket, read_already: bytes) -> None:
+    async def serve(self, sock: socket.socket, read_already: bytes, peer: str) -> None:
         with trio.CancelScope() as scope:
-            stream: Any = _Resumed(sock, read_already, scope, self._write_stall_s_max)
+            stream: Any = _Resumed(sock, read_already, peer, scope, self._write_stall_s_max)
             state = ConnectionState({})
             try:
                 await TCPServer(self._front, self._config, self._context, state, stream)
@@ -140,6 +142,7 @@ class _Resumed:
         self,
         sock: socket.socket,
         read_already: bytes,
+        peer: str,
         scope: trio.CancelScope,
         write_stall_s_max: float,
     ) -> None:
@@ -148,7 +151,7 @@ class _Resumed:
         self._read_already = read_already
         self._scope = scope
         self._write_stall_s_max = write_stall_s_max
-        self.socket = stream.socket
+        self.socket: Any = stream.socket if sock.family != socket.AF_UNIX else _Named(peer)
 
     async def send_all(self, data: bytes) -> None:
         # Hypercorn sends under a shield: without a bound of its own, a reader that does not read
@@ -190,3 +193,18 @@ class _Resumed:
 
     def _end_soon(self) -> None:
         self._scope.deadline = trio.current_time() + _AFTER_END_S
+
+
+class _Named:
+    """What Hypercorn asks of a socket, where the one behind TLS does not know its client."""
+
+    family = socket.AF_INET6  # of whose address Hypercorn takes the text as it is
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._peer, 0
+
+    def getsockname(self) -> tuple[str, int]:
+        return "", 0

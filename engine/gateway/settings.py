@@ -17,6 +17,10 @@ query_parameters_max: Final = 64
 tags_max: Final = 64
 tag_bytes_max: Final = 512
 page_entries_max: Final = 1_000
+analytics_rows_max: Final = 10_000
+# Objects that a query had to leave out, as a header of an answer that has no other place for them.
+skipped_shown_max: Final = 20
+skipped_characters_max: Final = 200
 # An unread body of at most this is read and dropped, so that the connection can be kept.
 drop_bytes_max: Final = 64 * KIB
 # How long a connection that is closed with its request half read stays, so that the client sees

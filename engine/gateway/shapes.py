@@ -14,8 +14,9 @@ from engine.base.limits import (
     key_length_max,
     list_runs_max,
     name_length_max,
+    query_rows_max,
 )
-from engine.gateway.settings import page_entries_max, tags_max
+from engine.gateway.settings import analytics_rows_max, page_entries_max, tags_max
 from engine.model.views import ComponentView, KindName, StatusName
 
 KeyText = Annotated[str, msgspec.Meta(min_length=1, max_length=idempotency_key_bytes_max)]
@@ -23,6 +24,7 @@ OptionalText = Annotated[str, msgspec.Meta(max_length=key_length_max)]
 NameText = Annotated[str, msgspec.Meta(min_length=1, max_length=name_length_max)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+RowsMax = Annotated[int, msgspec.Meta(ge=1, le=query_rows_max)]
 
 
 class StartOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,11 +68,16 @@ class CancelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which runs; newest first."""
+    """Which runs; newest first. `tag.NAME=VALUE` asks for runs with that tag, `since=7d` (or a
+    date) for runs created since then, `parent` for the child runs of a run."""
 
     status: StatusName | None = None
     component: str | None = None
+    kind: KindName | None = None
     project_id: NameText | None = None
+    error_code: OptionalText | None = None
+    parent: str | None = None
+    since: str | None = None
     created_from_ms: Milliseconds | None = None
     created_to_ms: Milliseconds | None = None
     cursor: str | None = None
@@ -94,6 +101,29 @@ class ResultQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long to wait for a run that has not ended; 0 answers at once."""
 
     wait_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class QueryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For a body that is nothing but SQL: how many rows at most."""
+
+    rows_max: RowsMax | None = None
+
+
+class QueryBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One SELECT over the views `runs` and `steps`."""
+
+    sql: str
+    rows_max: RowsMax | None = None
+
+
+class AnalyticsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Over which runs. `from` and `to` are about when they ended: a time span back from now (`7d`),
+    a date, or milliseconds since 1970."""
+
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    project: NameText | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=analytics_rows_max)] = 1_000
 
 
 class NoQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +197,20 @@ class DoneAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     done: Literal["cancelled", "signalled", "resolved", "started"]
+
+
+class AnalyticsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An object for each row; the columns with their SQL types, in order."""
+
+    name: str
+    from_ms: int | None
+    to_ms: int | None
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    truncated: bool
+    skipped: tuple[str, ...]
+    elapsed_ms: float
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -56,7 +56,7 @@ async def events(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
     after = reading.event_offset(exchange.headers.get("last-event-id"), query.after)
     if after is not None:
         # A browser connects again whenever a stream ends; 204 is what makes it stop.
-        view = await door.handle.get_run(context, run_id)
+        view = await door.handle.get_status(context, run_id)
         if answers.is_terminal(view) and after >= view.next_offset - 1:
             return Response(b"", status=NO_CONTENT)
     with door.waiting(context):

@@ -6,13 +6,15 @@ A view takes the request's context and what was asked, and returns a `Response`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
+from engine.base.errors import InvalidInput, InvalidName
 from engine.base.ids import deployment_id, parse_run_id, project_id, run_id_text, tenant_id
-from engine.gateway import answers, reading, shapes, webhooks
+from engine.gateway import answers, query_views, reading, shapes, webhooks
+from engine.gateway.asked import Asked, OpenView, View
 from engine.gateway.door import Door
 from engine.gateway.exchange import Response
 from engine.gateway.journal_view import entry_view
@@ -21,22 +23,11 @@ from engine.gateway.problems import UnknownWebhook
 from engine.gateway.settings import WebhookSettings, batch_chunk_starts_max
 from engine.gateway.starting import caller_of, start, start_request, target_of
 from engine.model.context import AuthMode, RequestContext
-from engine.model.runs import RunStatus
+from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, StartRequest
 
 _BATCH: Final = msgspec.json.Decoder(shapes.BatchBody)
 _CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
-
-
-class Asked(NamedTuple):
-    parameters: tuple[str, ...]
-    query: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-View = Callable[[Door, RequestContext, Asked], Awaitable[Response]]
-OpenView = Callable[[Door, Asked], Awaitable[Response]]
 
 
 async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
@@ -68,17 +59,33 @@ async def _start_many(
 
 
 async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Response:
-    query = reading.typed_query(shapes.RunsQuery, asked.query)
+    query, tags = reading.query_and_tags(shapes.RunsQuery, asked.query)
+    since_ms = query_views.moment(query.since, "since", door.clock.now_ms())
+    if since_ms is not None and query.created_from_ms is not None:
+        raise InvalidInput("since and created_from_ms say the same; give one", field="since")
     run_filter = RunFilter(
         status=None if query.status is None else RunStatus[query.status],
         component=query.component,
+        kind=None if query.kind is None else ComponentKind[query.kind.upper()],
         project_id=query.project_id,
-        created_from_ms=query.created_from_ms,
+        error_code=query.error_code,
+        parent_run_id=_parent(query.parent),
+        tags=tags,
+        created_from_ms=query.created_from_ms if since_ms is None else since_ms,
         created_to_ms=query.created_to_ms,
         cursor=query.cursor,
         limit=query.limit,
     )
     return answers.json_response(await door.handle.list_runs(context, run_filter))
+
+
+def _parent(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return run_id_text(parse_run_id(text))
+    except InvalidName as error:
+        raise InvalidInput(f"parent: {error.message}", field="parent") from error
 
 
 async def get_run(door: Door, context: RequestContext, asked: Asked) -> Response:
@@ -171,5 +178,10 @@ VIEWS: Final[Mapping[str, View]] = {
     "cancel": cancel,
     "resolve_wait": resolve_wait,
     "components": components,
+    "query": query_views.query,
+    "analytics": query_views.analytics,
+    "archive": query_views.archive,
+    "archive_flush": query_views.archive_flush,
+    "archive_verify": query_views.archive_verify,
 }
 OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi, "webhook": webhook}

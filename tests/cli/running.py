@@ -38,11 +38,11 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def running(module: str | None, data_dir: Path) -> Iterator[Running]:
+def running(module: str | None, data_dir: Path, *options: str) -> Iterator[Running]:
     """With a module, returns when its worker has registered."""
     command = [*PROGRAM, "dev", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--no-reload"]
     with subprocess.Popen(
-        [*command, "--data-dir", str(data_dir), *([module] if module else [])],
+        [*command, "--data-dir", str(data_dir), *options, *([module] if module else [])],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

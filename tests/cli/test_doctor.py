@@ -76,12 +76,14 @@ def test_a_machine_without_a_runtime(tmp_path: Path) -> None:
         "data directory",
         "free space",
         "disk sync",
+        "archive",
         "open files",
         "http",
         "grpc",
         "held by",
     ]
     assert found["data directory"].found.endswith("data will be made")
+    assert found["archive"].found.endswith("data/archive will be made")
     assert found["held by"].found == "nobody"
     assert not (tmp_path / "data").exists(), "it only looks"
 
@@ -104,6 +106,8 @@ def test_a_runtime_that_is_up(runtime: Running) -> None:
     assert "engine" in holder or "main.py" in holder
     (components,) = (line for line in lines if line.startswith("ok    components "))
     assert "greet" in components
+    (archiving,) = (line for line in lines if line.startswith("ok    archiving "))
+    assert " runs archived, " in archiving
 
 
 def test_a_runtime_without_workers(tmp_path: Path) -> None:

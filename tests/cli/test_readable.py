@@ -36,6 +36,21 @@ def test_durations(duration_ms: int, text: str) -> None:
     assert readable.duration_text(duration_ms) == text
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1_023, "1,023 bytes"),
+        (1_024, "1.0 KiB"),
+        (5 * 1024**2 + 1024**2 // 2, "5.5 MiB"),
+        (3 * 1024**3, "3.0 GiB"),
+        (2_048 * 1024**4, "2,048.0 TiB"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    assert readable.bytes_text(size) == text
+
+
 def test_moments() -> None:
     assert readable.moment_text(NOON) == "2026-01-01 12:00:00 UTC"
     assert readable.clock_text(NOON + 5) == "12:00:00.005"
@@ -110,6 +125,17 @@ def test_events_have_the_names_of_records(event: str, name: str) -> None:
         ),
         ("STATE_CHANGED", {"scope": 1, "name": "n", "value": 2}, "run n = 2"),
         ("STATE_CHANGED", {"scope": "RUN", "name": "n", "deleted": True}, "run n deleted"),
+        (
+            "STATE_READ",
+            {"scope": 5, "name": "n", "value": 2, "revision": 7, "found": True},
+            "global n = 2, revision 7",
+        ),
+        ("STATE_READ", {"scope": 2, "name": "n"}, "session n has no value, revision 0"),
+        (
+            "STATE_CONFLICTED",
+            {"scope": 5, "name": "n", "revision": 7, "expected_revision": 6},
+            "global n is at revision 7, not 6",
+        ),
         (
             "USAGE_REPORTED",
             {"model": "m", "tokens_in": 3, "cost_usd": 0.5},

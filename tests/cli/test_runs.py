@@ -170,7 +170,7 @@ def test_ls_shows_as_many_as_are_asked_for(
 
 @pytest.mark.parametrize("since", ["yesterday", "7", "-3d", "2026-13-01"])
 def test_a_since_that_is_no_time(runtime: Running, since: str) -> None:
-    assert "neither a time span" in said(runtime, "ls", f"--since={since}", exit_code=2)
+    assert "is no time: write a time span" in said(runtime, "ls", f"--since={since}", exit_code=2)
 
 
 def test_failed_is_a_status(runtime: Running) -> None:

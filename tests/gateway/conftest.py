@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -55,7 +56,10 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running(
-    *, handle: Callable[[ManualClock], FakeHandle] = FakeHandle, **settings: Any
+    *,
+    handle: Callable[[ManualClock], FakeHandle] = FakeHandle,
+    tls: ssl.SSLContext | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     clock = ManualClock()
     gateway = RunningGateway(0, handle(clock), clock, trio.Event())
@@ -71,6 +75,7 @@ async def running(
             stop=gateway.stop,
             readiness=lambda: gateway.not_ready,
             more_metrics=lambda: "engine_other 1\n",
+            tls=tls,
             task_status=task_status,
         )
         gateway.stopped.set()

@@ -41,6 +41,14 @@ from engine.model.payloads import (
     WaitOutcome,
     WaitResolved,
 )
+from engine.model.query import (
+    AnalyticsFilter,
+    ArchiveFlushed,
+    ArchiveStatus,
+    ArchiveVerified,
+    ArrowAnswer,
+    QueryAnswer,
+)
 from engine.model.records import STATUS_AFTER
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import (
@@ -58,6 +66,7 @@ from engine.model.views import (
     WaitView,
 )
 from engine.wire import journal as wire
+from tests.gateway.fake_tiers import FakeTiers, TierRun
 
 EVENT_NAMES: Final[Mapping[type[Payload], str]] = {
     RunAccepted: "run.queued",
@@ -91,6 +100,15 @@ class FakeRun:
         self.waits: dict[str, WaitView] = {}
         self.changed = trio.Event()
 
+    @property
+    def created_ms(self) -> int:
+        return int.from_bytes(self.run_id[:6], "big")
+
+    @property
+    def error_code(self) -> str:
+        error = self.outcome.error if self.outcome is not None else None
+        return error.code if error is not None else ""
+
     def wake(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
@@ -104,9 +122,11 @@ class FakeHandle:
         self._keys: dict[tuple[TenantId, str], FakeRun] = {}
         self._signals: set[tuple[RunId, str]] = set()
         self.contexts: list[RequestContext] = []
+        self.filters: list[RunFilter] = []
         self.commits = 0
         self.waiting = 0
         self.next_failure: Exception | None = None
+        self.tiers = FakeTiers()
         self.fail_in_commits = 0  # 2: the commit after the next finds the journal busy
 
     # ---- what the gateway asks ----
@@ -148,6 +168,9 @@ class FakeHandle:
     async def get_run(self, context: RequestContext, run_id: RunId) -> RunView:
         self._note(context)
         return self._view(context, self.find(context, run_id))
+
+    async def get_status(self, context: RequestContext, run_id: RunId) -> RunView:
+        return await self.get_run(context, run_id)
 
     async def read_journal(
         self, context: RequestContext, run_id: RunId, from_offset: int, limit: int
@@ -204,12 +227,17 @@ class FakeHandle:
 
     async def list_runs(self, context: RequestContext, run_filter: RunFilter) -> RunPage:
         self._note(context)
+        self.filters.append(run_filter)
         found = [
             self._view(context, run)
             for (tenant, _), run in reversed(self._runs.items())
             if tenant == context.tenant_id
             and run_filter.status in (None, run.status)
             and run_filter.component in (None, run.request.component)
+            and run_filter.kind in (None, run.request.kind)
+            and run_filter.error_code in (None, run.error_code)
+            and run_filter.tags.items() <= run.request.tags.items()
+            and (run_filter.created_from_ms or 0) <= run.created_ms
         ]
         first = int(run_filter.cursor or 0)
         after = first + run_filter.limit
@@ -226,6 +254,36 @@ class FakeHandle:
             ComponentView(name=name, kind="workflow", deployment_id="default", workers=1)
             for name in COMPONENTS
         ]
+
+    async def query(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> QueryAnswer:
+        self._note(context)
+        return await self.tiers.query(self._tier_runs(context), sql, rows_max)
+
+    async def query_arrow(
+        self, context: RequestContext, sql: str, *, rows_max: int | None = None
+    ) -> ArrowAnswer:
+        self._note(context)
+        return await self.tiers.query_arrow(self._tier_runs(context), sql, rows_max)
+
+    async def analytics(
+        self, context: RequestContext, name: str, chosen: AnalyticsFilter
+    ) -> QueryAnswer:
+        self._note(context)
+        return await self.tiers.analytics(self._tier_runs(context), name, chosen)
+
+    async def archive_status(self, context: RequestContext) -> ArchiveStatus:
+        self._note(context)
+        return await self.tiers.status(self._tier_runs(context))
+
+    async def archive_flush(self, context: RequestContext) -> ArchiveFlushed:
+        self._note(context)
+        return await self.tiers.flush(self._tier_runs(context))
+
+    async def archive_verify(self, context: RequestContext) -> ArchiveVerified:
+        self._note(context)
+        return await self.tiers.verify()
 
     # ---- what a test does ----
 
@@ -328,6 +386,23 @@ class FakeHandle:
             else:
                 await run.changed.wait()
 
+    def _tier_runs(self, context: RequestContext) -> list[TierRun]:
+        """Oldest first."""
+        return [
+            TierRun(
+                run_id_text(run.run_id),
+                run.request.component,
+                KIND_NAMES[run.request.kind or ComponentKind.WORKFLOW],
+                STATUS_NAMES[run.status],
+                run.created_ms,
+                len(run.request.input),
+                run.error_code,
+                dict(run.request.tags),
+            )
+            for (tenant, _), run in self._runs.items()
+            if tenant == context.tenant_id
+        ]
+
     def _view(self, context: RequestContext, run: FakeRun) -> RunView:
         kind = run.request.kind or ComponentKind.WORKFLOW
         return RunView(
@@ -338,6 +413,8 @@ class FakeHandle:
             project_id=context.project_id,
             deployment_id=run.request.deployment_id,
             next_offset=len(run.entries),
+            created_ms=run.created_ms,
+            error_code=run.error_code,
             session_id=run.request.session_id,
             user_id=run.request.user_id,
             trace_id=run.request.trace_id,

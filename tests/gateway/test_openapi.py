@@ -13,6 +13,7 @@ from engine.gateway import routes
 from engine.gateway.openapi import document
 from engine.gateway.serve import HANDLERS
 from engine.gateway.views import OPEN_VIEWS, VIEWS
+from tests.gateway.client import Answer
 from tests.gateway.conftest import RunningGateway
 from tests.gateway.fake_handle import ASK, ECHO, HOLD
 
@@ -43,16 +44,17 @@ def test_every_route_is_found_by_its_own_path(route: routes.Route) -> None:
     assert len(found.parameters) == route.pattern.count("{")
 
 
-def check(operation_id: str, status: int, body: bytes) -> None:
+def check(operation_id: str, answer: Answer) -> None:
     (operation,) = (
         operation
         for operations in DOCUMENT["paths"].values()
         for operation in operations.values()
         if operation["operationId"] == operation_id
     )
-    (content,) = operation["responses"][str(status)]["content"].values()
+    media_types = operation["responses"][str(answer.status)]["content"]
+    content = media_types[answer.headers["content-type"]]
     schema = {**content["schema"], "components": DOCUMENT["components"]}
-    jsonschema.validate(msgspec.json.decode(body), schema)
+    jsonschema.validate(answer.json, schema)
 
 
 async def test_answers_are_as_described(gateway: RunningGateway) -> None:
@@ -74,8 +76,13 @@ async def test_answers_are_as_described(gateway: RunningGateway) -> None:
             "resolve_wait": await client.post(f"/v1/runs/{run_id}/waits/1/resolve", 1),
             "signal": await client.post(f"/v1/runs/{run_id}/signals/go", 1),
             "cancel": await client.post(f"/v1/runs/{run_id}/cancel", {}),
+            "query": await client.post("/v1/query", {"sql": "SELECT * FROM runs"}),
+            "analytics": await client.get("/v1/analytics/tokens?from=7d"),
+            "archive": await client.get("/v1/archive"),
+            "archive_flush": await client.ask("POST", "/v1/archive/flush"),
+            "archive_verify": await client.ask("POST", "/v1/archive/verify"),
             "healthz": await client.get("/healthz"),
         }.items():
-            check(name, answer.status, answer.body)
+            check(name, answer)
         served = await client.get("/openapi.json")
     assert served.json == DOCUMENT

@@ -69,7 +69,8 @@ async def _place() -> AsyncIterator[Place]:
     async def nothing_else(*_: object) -> None:
         raise AssertionError("only hot routes are asked for here")
 
-    async def take(sock: object, read_already: bytes) -> None:
+    async def take(sock: object, read_already: bytes, peer: str) -> None:
+        assert peer == "127.0.0.1"
         found[0].handed_over = read_already
         await trio.sleep_forever()
 
