@@ -71,9 +71,7 @@ async def _replay_figures(scratch: Path, run_count: int, rounds: int) -> dict[st
     return {
         "iteration_per_s": round(bare),
         "replay_per_s": round(replay),
-        "replay_vs_iteration": round(
-            statistics.median(pair[1] / pair[0] for pair in measured), 3
-        ),
+        "replay_vs_iteration": round(statistics.median(pair[1] / pair[0] for pair in measured), 3),
     }
 
 

@@ -25,9 +25,9 @@ from engine.archive.stores import ObjectStore
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import ArchiveDamaged, EngineError, JournalClosed
-from engine.base.ids import RunId, RunIdFactory, TenantId
+from engine.base.ids import RUN_ID_BYTES, RunId, RunIdFactory, TenantId
 from engine.config.archive import ArchiveSettings
-from engine.journal.layout import FINISHED_TAG
+from engine.journal.layout import EXPIRY_TAG, FINISHED_TAG, split_expiry_key
 from engine.journal.tenant import TenantJournal
 from engine.model.query import ArchiveStatus
 
@@ -195,6 +195,28 @@ class TenantArchive:
             backfill_done=progress.backfill_done,
             backfill_total=progress.backfill_total,
         )
+
+    def next_due_ms(self) -> int | None:
+        """When the services will have something to do here, if nothing happens until then."""
+        now_ms = self.clock.now_ms()
+        kept_ms = self.settings.hot_retention_s * 1_000
+        due = [
+            batch.to_ms + kept_ms
+            for batch in self.manifest.of_state(BatchState.ACKNOWLEDGED)
+            if batch.hot
+        ]
+        due += [
+            batch.retired_ms + self.settings.replaced_grace_s * 1_000
+            for batch in self.manifest.of_state(BatchState.RETIRED)
+        ]
+        for key, _ in self.journal.rows(FINISHED_TAG):
+            if RunId(key[-RUN_ID_BYTES:]) not in self.refused:
+                due.append(now_ms)
+                break
+        for key, _ in self.journal.rows(EXPIRY_TAG):
+            due.append(split_expiry_key(key)[0] + self.settings.idempotency_retention_s * 1_000)
+            break
+        return min(due, default=None) if self.settings.enabled else None
 
     def count_waiting(self) -> int:
         """Ended runs that are in no acknowledged batch. Blocking."""

@@ -46,8 +46,9 @@ class TenantFollower(Protocol):
 
     def tenant_opened(self, tenant: TenantRuntime) -> None: ...
 
-    async def tenant_closing(self, tenant: TenantRuntime) -> None:
-        """Nobody else uses the tenant any more; when this returns, it may be closed."""
+    async def tenant_closing(self, tenant: TenantRuntime) -> int | None:
+        """Nobody else uses the tenant any more; when this returns, it may be closed. When it is to
+        be opened again for the follower's sake, in milliseconds."""
 
 
 class _Refusal(NamedTuple):
@@ -193,10 +194,9 @@ class Roster:
         # Out of the table first: who asks from now on waits for the lock and opens it anew.
         del self._open[tenant]
         with trio.CancelScope(shield=True):
-            for follower in self._followers:
-                await follower.tenant_closing(runtime)
+            due_ms = await self._leave(runtime)
             await runtime.journal.committer.sync()
-            if not self._note_wake(runtime, with_queue=with_queue):
+            if not self._note_wake(runtime, due_ms, with_queue=with_queue):
                 self._open[tenant] = runtime
                 for follower in self._followers:
                     follower.tenant_opened(runtime)
@@ -209,15 +209,21 @@ class Roster:
         self._sleeps.set()
         return True
 
-    def _note_wake(self, runtime: TenantRuntime, *, with_queue: bool) -> bool:
+    async def _leave(self, runtime: TenantRuntime) -> int:
+        """Every follower is told; when the first of them needs the tenant again."""
+        due = [await follower.tenant_closing(runtime) for follower in self._followers]
+        return min((due_ms for due_ms in due if due_ms is not None), default=_NEVER_MS)
+
+    def _note_wake(
+        self, runtime: TenantRuntime, followers_due_ms: int, *, with_queue: bool
+    ) -> bool:
         """Everything of the tenant is on the disk: say when it is needed next."""
         if not runtime.may_rest(with_queue=with_queue):
             return False
-        due_ms = self._timers.next_of(runtime.tenant_id)
+        timers_due_ms = self._timers.next_of(runtime.tenant_id)
+        due_ms = min(_NEVER_MS if timers_due_ms is None else timers_due_ms, followers_due_ms)
         try:
-            self._journal.system.set_wake(
-                runtime.tenant_id, _NEVER_MS if due_ms is None else due_ms
-            )
+            self._journal.system.set_wake(runtime.tenant_id, due_ms)
         except EngineError as error:
             _log.error("tenant %s stays open: %s", runtime.tenant_id, error.message)
             return False
@@ -261,10 +267,9 @@ class Roster:
         """A tenant that needs nothing sleeps from now on, also across the next start."""
         with trio.CancelScope(shield=True):
             for runtime in self.open_tenants():
-                for follower in self._followers:
-                    await follower.tenant_closing(runtime)
+                due_ms = await self._leave(runtime)
                 await runtime.journal.committer.sync()
-                self._note_wake(runtime, with_queue=False)
+                self._note_wake(runtime, due_ms, with_queue=False)
                 del self._open[runtime.tenant_id]
                 self._let_go(runtime)
                 runtime.waiters.fail(JournalClosed("the engine is being closed"))

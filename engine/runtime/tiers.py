@@ -58,8 +58,10 @@ class Tiers:
         self.archive.tenant_opened(tenant.journal)
         tenant.on_ended = functools.partial(self.archive.note_ended, tenant.tenant_id)
 
-    async def tenant_closing(self, tenant: TenantRuntime) -> None:
+    async def tenant_closing(self, tenant: TenantRuntime) -> int | None:
+        due_ms = self.archive.tenant(tenant.tenant_id).next_due_ms()
         await self.archive.tenant_closing(tenant.tenant_id)
+        return due_ms
 
     # ---- runs ----
 

@@ -231,3 +231,41 @@ async def test_everything_that_ended_is_archived_by_itself(tmp_path: Path) -> No
             await acknowledged.wait()
         assert (await handle.archive_status(CONTEXT)).archived_runs == 1
         assert (await handle.archive_verify(CONTEXT)).problems == ()
+
+
+async def test_a_tenant_that_sleeps_is_woken_for_its_archive(tmp_path: Path) -> None:
+    """What ended before the engine was closed is archived by the next one, and its hot copy goes
+    when its time has come, although nobody asks for the tenant."""
+    settings = Settings(
+        data_dir=str(tmp_path),
+        archive=ArchiveSettings(flush_interval_ms=NEVER_MS, hot_retention_s=0),
+    )
+    async with (
+        open_tiers(settings) as tiers,
+        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
+    ):
+        handle = Handle(engine, tiers)
+        worker = ScriptedWorker()
+        await worker.connect(handle, TENANT, "checkout")
+        worker.on_dispatch = lambda held: worker.report(held, RunCompleted(output=b"1"))
+        run = (await handle.start(CONTEXT, request())).run_id
+        await handle.wait_outcome(CONTEXT, run)
+        assert worker.session is not None
+        worker.session.disconnect()
+    for is_archived in (False, True):
+        async with (
+            open_tiers(settings) as tiers,
+            open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
+        ):
+            assert [tenant.tenant_id for tenant in engine.open_tenants()] == [TENANT]
+            status = await tiers.status(TENANT)
+            assert (status.archived_runs, status.waiting_runs) == (is_archived, not is_archived)
+            await tiers.flush(TENANT)
+            if is_archived:
+                await tiers.archive.retain_now(TENANT)
+    async with (
+        open_tiers(settings) as tiers,
+        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
+    ):
+        assert engine.open_tenants() == []  # nothing is left to be done
+        assert (await Handle(engine, tiers).get_status(CONTEXT, run)).status == "COMPLETED"
