@@ -172,7 +172,7 @@ class _Day:
         return {
             "run_id": "",
             "offset": offset,
-            "kind": "STEP_COMPLETED",
+            "kind": "RUN_COMPLETED" if offset == RECORDS_PER_RUN - 1 else "STEP_COMPLETED",
             "flags": 0,
             "timestamp_us": run["started_ms"] * 1_000,
             "payload": run["output"].encode() + bytes([offset]),

@@ -6,7 +6,6 @@ A store that is down, or that does not let us in, stops nothing: runs stay hot, 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -176,8 +175,6 @@ async def open_archive(
 ) -> AsyncIterator[Archive]:
     """The archive of a data directory; `services` off: only what is asked for is done."""
     store = open_store(settings, data_dir)
-    outgoing = data_dir / "outgoing"
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(outgoing, ignore_errors=True))
     archive = Archive(settings, store, data_dir, clock, on_step)
     try:
         async with trio.open_nursery() as nursery:

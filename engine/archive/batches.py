@@ -90,6 +90,10 @@ def day_of(moment_ms: int) -> str:
     return datetime.fromtimestamp(moment_ms / 1_000, UTC).strftime("%Y-%m-%d")
 
 
+def day_begins_ms(day: str) -> int:
+    return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000
+
+
 def ended_of(blob: bytes) -> list[bytes]:
     return [blob[at : at + ENDED_BYTES] for at in range(0, len(blob), ENDED_BYTES)]
 
@@ -113,6 +117,20 @@ def id_range(runs: Iterable[RunId]) -> IdRange:
     if old > limits.archive_outliers_max:
         old = 0
     return IdRange(bytes(ids[old]), bytes(ids[-1]), b"".join(ids[:old]))
+
+
+def joint_range(batches: Sequence[Batch]) -> IdRange:
+    """Of several batches together; nothing is read for it."""
+    first = min(batch.first_run for batch in batches)
+    last = max(batch.last_run for batch in batches)
+    blobs = [batch.outliers for batch in batches]
+    outliers = sorted(
+        blob[at : at + RUN_ID_BYTES] for blob in blobs for at in range(0, len(blob), RUN_ID_BYTES)
+    )
+    outliers = [run for run in outliers if not first <= run <= last]
+    if len(outliers) > limits.archive_outliers_max:
+        return IdRange(min(first, outliers[0]), max(last, outliers[-1]), b"")
+    return IdRange(first, last, b"".join(outliers))
 
 
 def _is_old(run: RunId, typical_ms: int) -> bool:
@@ -178,10 +196,13 @@ class Manifest:
         with self.changing(changed, removed):
             await self._journal.write_rows(changes)
 
-    async def write_deletion(self, changed: Batch, neighbours: Sequence[Sequence[RunId]]) -> None:
-        """The hot copies go, and the row says so, in one WriteBatch."""
-        with self.changing([changed], []):
-            await self._journal.delete_runs(neighbours, self.rows_of([changed], []))
+    async def write_deletion(
+        self, changed: Batch | None, neighbours: Sequence[Sequence[RunId]]
+    ) -> None:
+        """The hot copies go and, if it has changed, the row that says so, in one WriteBatch."""
+        changes = [] if changed is None else [changed]
+        with self.changing(changes, []):
+            await self._journal.delete_runs(neighbours, self.rows_of(changes, []))
 
     @staticmethod
     def rows_of(

@@ -1,4 +1,4 @@
-"""The service that makes one object of the many small ones of a day that is over.
+"""The service that makes one object of many small ones of a day.
 
 The new batch is decided and recorded with the names of those that it replaces, built from their
 objects, uploaded and verified like any other; then one WriteBatch makes it theirs: readers see the
@@ -16,18 +16,18 @@ import msgspec
 import pyarrow as pa
 import trio
 
-from engine.archive.batches import Batch, BatchState, day_of
+from engine.archive.batches import Batch, BatchState, day_of, joint_range
 from engine.archive.flusher import facts_of
+from engine.archive.grouping import groups_to_compact
 from engine.archive.parquet import BatchWriter, ParquetObject, WrittenFile
 from engine.archive.reading import Pacer
 from engine.archive.schema import DATA_SETS, UPLOAD_ORDER
 from engine.archive.services import Tenants, for_each
 from engine.archive.steps import Step
-from engine.archive.tenant import TenantArchive, runs_of
+from engine.archive.tenant import TenantArchive
 from engine.archive.uploads import batch_folder, upload
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged
-from engine.base.ids import RunId, parse_run_id
 
 
 class Compaction:
@@ -45,7 +45,7 @@ class Compaction:
 
 
 async def compact_tenant(archive: TenantArchive) -> int:
-    """Every closed day that has several small batches; how many batches were replaced."""
+    """Wherever several batches are to be one; how many were replaced."""
     async with archive.alone():
         replaced = 0
         for planned in archive.manifest.of_state(BatchState.PLANNED):
@@ -67,44 +67,24 @@ async def compact_tenant(archive: TenantArchive) -> int:
         return replaced
 
 
-def groups_to_compact(batches: list[Batch], today: str) -> list[list[Batch]]:
-    """Batches of one day beside each other, as many as make one object of the size aimed at."""
-    groups: list[list[Batch]] = []
-    size = 0
-    for batch in sorted(batches, key=lambda one: (one.day, one.from_ms, one.batch_id)):
-        is_small = batch.stored_bytes < limits.archive_compacted_bytes_aim // 4
-        if batch.day >= today or not is_small:
-            continue
-        fits = (
-            bool(groups)
-            and groups[-1][0].day == batch.day
-            and size + batch.stored_bytes <= limits.archive_compacted_bytes_aim
-            and len(groups[-1]) < limits.archive_compacted_batches_max
-        )
-        if not fits:
-            groups.append([])
-            size = 0
-        groups[-1].append(batch)
-        size += batch.stored_bytes
-    return [group for group in groups if len(group) > 1]
-
-
 async def _compact(archive: TenantArchive, group: list[Batch]) -> None:
     plan = Batch(
         batch_id=archive.new_batch_id(),
         state=BatchState.PLANNED,
         day=group[0].day,
-        runs=runs_of(group),
+        runs=sum(batch.runs for batch in group),
         planned_ms=archive.clock.now_ms(),
         from_ms=min(batch.from_ms for batch in group),
         to_ms=max(batch.to_ms for batch in group),
         replaces=tuple(batch.batch_id for batch in group),
     )
+    ids = joint_range(group)
     await archive.manifest.write([plan])
     archive.on_step(Step.COMPACTION_PLANNED)
     archive.outgoing.mkdir(parents=True, exist_ok=True)
     with batch_folder(archive, plan) as folder:
-        files, facts = await archive.in_thread(_build, archive, plan, group, folder)
+        facts = facts_of(plan, ids, plan.runs)
+        files = await archive.in_thread(_build, archive, group, folder, facts)
         archive.on_step(Step.COMPACTION_BUILT)
         objects = await upload(archive, plan, files, lambda _: None)
         archive.on_step(Step.COMPACTION_UPLOADED)
@@ -115,9 +95,9 @@ async def _compact(archive: TenantArchive, group: list[Batch]) -> None:
         acknowledged_ms=now_ms,
         objects=objects,
         hot=b"".join(batch.hot for batch in group),
-        first_run=parse_run_id(facts["first_run"]),
-        last_run=parse_run_id(facts["last_run"]),
-        outliers=bytes.fromhex(facts["outliers"]),
+        first_run=ids.first_run,
+        last_run=ids.last_run,
+        outliers=ids.outliers,
     )
     retired = [
         msgspec.structs.replace(batch, state=BatchState.RETIRED, retired_ms=now_ms, hot=b"")
@@ -128,27 +108,27 @@ async def _compact(archive: TenantArchive, group: list[Batch]) -> None:
 
 
 def _build(
-    archive: TenantArchive, plan: Batch, group: list[Batch], folder: Path
-) -> tuple[dict[str, WrittenFile], dict[str, Any]]:
+    archive: TenantArchive, group: list[Batch], folder: Path, facts: dict[str, Any]
+) -> dict[str, WrittenFile]:
     pacer = archive.pacer
-    writer = BatchWriter(folder, runs=plan.runs)
+    writer = BatchWriter(folder, runs=facts["runs"])
     try:
-        runs: list[RunId] = []
         for name in UPLOAD_ORDER:
             for table in _portions(archive, group, name, pacer):
-                if name == "runs":
-                    runs += map(parse_run_id, table.column("run_id").to_pylist())
                 writer.write({name: table})
                 pacer.pause()
     except BaseException:
         writer.abandon()
         raise
-    if len(runs) != plan.runs:
-        raise ArchiveDamaged(
-            f"the batches of {plan.day} have {len(runs)} runs and not {plan.runs}", key=""
-        )
-    facts = facts_of(plan, runs)
-    return writer.finish(facts), facts
+    files = writer.finish(facts)
+    for name, file in files.items():
+        owed = sum(batch.objects[name].rows for batch in group)
+        if file.rows != owed:
+            raise ArchiveDamaged(
+                f"the batches of {group[0].day} have {file.rows} rows of {name} and not {owed}",
+                key=group[0].key(archive.tenant_id, name),
+            )
+    return files
 
 
 def _portions(

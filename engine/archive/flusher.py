@@ -18,6 +18,7 @@ from engine.archive.batches import (
     ENDED_BYTES,
     Batch,
     BatchState,
+    IdRange,
     day_of,
     ended_ms,
     ended_of,
@@ -60,11 +61,12 @@ class Flusher:
     async def run(self) -> None:
         while True:
             wait_ms = self.backoff.delay_ms or self._interval_ms
-            self._wakeup = trio.Event()
             with trio.move_on_after(wait_ms / 1_000):
                 # A store that is down is not asked more often because more runs end.
                 wakeup = trio.Event() if self.backoff.delay_ms else self._wakeup
                 await wakeup.wait()
+            # Before the look: who wakes it meanwhile may have come too late for it.
+            self._wakeup = trio.Event()
             await self.run_once()
 
     async def run_once(self) -> bool:
@@ -200,7 +202,7 @@ def _build(
         writer.abandon()
         raise
     kept = [run for run in _runs_of(plan) if run not in refused]
-    return writer.finish(facts_of(plan, kept))
+    return writer.finish(facts_of(plan, id_range(kept), len(kept)) if kept else {})
 
 
 def _runs_of(plan: Batch) -> Iterator[RunId]:
@@ -208,14 +210,11 @@ def _runs_of(plan: Batch) -> Iterator[RunId]:
     return iter(plan.hot_runs())
 
 
-def facts_of(batch: Batch, runs: list[RunId]) -> dict[str, Any]:
+def facts_of(batch: Batch, ids: IdRange, runs: int) -> dict[str, Any]:
     """What the footers say of a batch, so that the bucket alone is enough to adopt it."""
-    if not runs:
-        return {}
-    ids = id_range(runs)
     return {
         "batch_id": batch.batch_id,
-        "runs": len(runs),
+        "runs": runs,
         "from_ms": batch.from_ms,
         "to_ms": batch.to_ms,
         "first_run": run_id_text(RunId(ids.first_run)),

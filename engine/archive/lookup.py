@@ -1,13 +1,14 @@
 """One archived run by its id, without a scan.
 
-The manifest says which batches can have it, the statistics of a file which of its row groups; one
-column of those is read to find it, and the rest of what belongs to it then. Blocking.
+The manifest says which batches can have it and how large their objects are, the statistics of an
+object which of its row groups; one column of those is read to find it, and then its records, which
+say all that there is to say of it: of the three objects of a batch one is opened. Blocking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from engine.archive.batches import Batch
 from engine.archive.parquet import ParquetObject
+from engine.archive.reading import LAST_KINDS
 from engine.archive.rows import run_text
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, run_id_text
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
     run_id: RunId
     batch_id: str
-    run: dict[str, Any]  # its row, by column
-    steps: list[dict[str, Any]]
     records: list[Record]  # all of them, byte for byte as they were
 
 
@@ -56,26 +56,18 @@ def read_archived(
 
 
 def _read_from(archive: TenantArchive, run: RunId, batch: Batch) -> ArchivedRun | None:
-    runs = rows_of_run(archive.open_object(batch, "runs"), run)
-    if not runs.num_rows:
+    found = archive.open_object(batch, "journal")
+    records = records_of(rows_of_run(found, run))
+    if not records:
         return None
-    steps = rows_of_run(archive.open_object(batch, "steps"), run)
-    records = records_of(rows_of_run(archive.open_object(batch, "journal"), run))
-    owed = runs.column("records")[0].as_py()
-    if len(records) != owed:
-        key = batch.key(archive.tenant_id, "journal")
+    offsets = [record.offset for record in records]
+    if offsets != list(range(len(records))) or records[-1].kind not in LAST_KINDS:
         raise ArchiveDamaged(
-            f"{archive.store.uri(key)} has {len(records)} records of run {run_id_text(run)}, which "
-            f"has {owed}",
-            key=key,
+            f"{archive.store.uri(found.key)} has {len(records)} records of run "
+            f"{run_id_text(run)}, and not all of them",
+            key=found.key,
         )
-    return ArchivedRun(
-        run_id=run,
-        batch_id=batch.batch_id,
-        run=runs.to_pylist(maps_as_pydicts="lossy")[0],
-        steps=steps.to_pylist(),
-        records=records,
-    )
+    return ArchivedRun(run_id=run, batch_id=batch.batch_id, records=records)
 
 
 def rows_of_run(found: ParquetObject, run: RunId) -> pa.Table:

@@ -23,7 +23,7 @@ from engine.model.records import RecordKind
 
 ValuesOf = Callable[[bytes, bytes], Iterator[bytes]]
 
-_LAST_KINDS: Final = frozenset(
+LAST_KINDS: Final = frozenset(
     {RecordKind.RUN_COMPLETED, RecordKind.RUN_FAILED, RecordKind.RUN_CANCELLED}
 )
 # Long enough for another thread that waits for the interpreter to get it.
@@ -78,7 +78,7 @@ class Pacer:
 def read_run(run: RunId, values_of: ValuesOf) -> list[bytes]:
     """All records of an ended run."""
     values = list(values_of(record_key(run, 0), run + b"\xff" * 8 + b"\x00"))
-    if not values or values[-1][1] not in _LAST_KINDS:
+    if not values or values[-1][1] not in LAST_KINDS:
         raise MalformedRecord(
             f"run {run_id_text(run)} has ended, but its last record is missing; it is not archived "
             "and stays in the hot tier: run `engine journal verify`",

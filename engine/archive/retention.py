@@ -12,10 +12,11 @@ from typing import Final
 import msgspec
 import trio
 
-from engine.archive.batches import Batch, BatchState, ended_of
+from engine.archive.batches import ENDED_BYTES, Batch, BatchState, ended_ms, ended_of
+from engine.archive.reading import Pacer
 from engine.archive.services import Tenants, for_each
 from engine.archive.steps import Step
-from engine.archive.tenant import TenantArchive, days_kept_from
+from engine.archive.tenant import Emptied, TenantArchive, days_kept_from
 from engine.base import limits
 from engine.base.ids import RunId, run_created_ms
 from engine.core.state import decode_state
@@ -31,6 +32,10 @@ from engine.journal.store import StoreSnapshot
 
 # Ids of new runs are of the present, also if the clock is set back by less than this meanwhile.
 _SETTLED_AFTER_MS: Final = 60_000
+# Of a batch whose runs ended over hours, a share of this size is due before its row is rewritten.
+_SHARES: Final = 8
+# Of what is still hot, a share of this size has gone before the journal is compacted.
+_SHARE_GONE: Final = 4
 
 
 class Retained(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,17 +64,8 @@ async def retain(archive: TenantArchive) -> Retained:
     async with archive.alone():
         entries = await _expire_idempotency(archive)
         await _retire_old_days(archive)
-        hot_runs = 0
-        emptied: list[Batch] = []
-        for batch in archive.manifest.of_state(BatchState.ACKNOWLEDGED):
-            deleted = await _delete_hot(archive, batch)
-            hot_runs += deleted
-            if deleted:
-                emptied.append(batch)
-        if emptied:
-            first = RunId(min(batch.first_run for batch in emptied))
-            last = RunId(max(batch.last_run for batch in emptied))
-            await archive.in_thread(archive.journal.hint_compaction, first, last)
+        hot_runs = await _delete_hot_copies(archive)
+        await _give_room_back(archive, hot_runs)
         batches = await sweep_retired(archive)
         return Retained(hot_runs=hot_runs, idempotency_entries=entries, batches=batches)
 
@@ -77,33 +73,77 @@ async def retain(archive: TenantArchive) -> Retained:
 # ---- hot copies ----
 
 
+async def _delete_hot_copies(archive: TenantArchive) -> int:
+    hot_runs = 0
+    kept = archive.manifest.of_state(BatchState.ACKNOWLEDGED)
+    archive.held &= {batch.batch_id for batch in kept}
+    for batch in kept:
+        if deleted := await _delete_hot(archive, batch):
+            hot_runs += deleted
+            archive.emptied.add(batch, deleted)
+    return hot_runs
+
+
+async def _give_room_back(archive: TenantArchive, deleted: int) -> None:
+    """Compacting is a rewriting of what stays, so it waits until enough has gone."""
+    emptied = archive.emptied
+    hot_runs = sum(
+        len(batch.hot) // ENDED_BYTES
+        for batch in archive.manifest.of_state(BatchState.ACKNOWLEDGED)
+    )
+    if deleted and emptied.runs >= max(limits.archive_hint_runs_min, hot_runs // _SHARE_GONE):
+        archive.emptied = Emptied()
+        await archive.in_thread(
+            archive.journal.hint_compaction, RunId(emptied.first_run), RunId(emptied.last_run)
+        )
+
+
 async def _delete_hot(archive: TenantArchive, batch: Batch) -> int:
-    now_ms = archive.clock.now_ms()
-    if not batch.hot or batch.to_ms + archive.settings.hot_retention_s * 1_000 > now_ms:
+    before_ms = archive.clock.now_ms() - archive.settings.hot_retention_s * 1_000
+    if not batch.hot or batch.from_ms > before_ms:
         return 0
-    chunks = await archive.in_thread(_deletable, archive, batch)
+    chunks, kept = await archive.in_thread(_deletable, archive, batch, before_ms)
     deleted = 0
-    for neighbours in chunks:
-        gone = {run for runs in neighbours for run in runs}
-        kept = b"".join(one for one in ended_of(batch.hot) if one[8:] not in gone)
-        batch = msgspec.structs.replace(batch, hot=kept)
-        await archive.manifest.write_deletion(batch, neighbours)
+    for number, neighbours in enumerate(chunks, 1):
+        # The row is written anew with the last of them only: of a compacted batch it is large. Runs
+        # that it has and that are gone are taken out the next time.
+        changed = None
+        if number == len(chunks):
+            changed = batch = msgspec.structs.replace(batch, hot=kept)
+        await archive.manifest.write_deletion(changed, neighbours)
         archive.on_step(Step.DELETED_SOME)
-        deleted += len(gone)
+        deleted += sum(map(len, neighbours))
     if deleted:
         archive.on_step(Step.DELETED_HOT)
+    if batch.hot and batch.to_ms <= before_ms:
+        archive.held.add(batch.batch_id)
+    else:
+        archive.held.discard(batch.batch_id)
     return deleted
 
 
-def _deletable(archive: TenantArchive, batch: Batch) -> list[list[list[RunId]]]:
+def _deletable(
+    archive: TenantArchive, batch: Batch, before_ms: int
+) -> tuple[list[list[list[RunId]]], bytes]:
     """The runs to delete, beside each other where nothing lies between, in writes of a bounded
-    number of runs."""
+    number of runs; and what the batch has in the hot tier then."""
     snapshot = archive.journal.snapshot()
-    runs = [run for run in batch.hot_runs() if _may_go(snapshot, run)]
+    hot = ended_of(batch.hot)
+    due = [one for one in hot if ended_ms(one) <= before_ms]
+    if batch.to_ms > before_ms and len(due) * _SHARES < len(hot):
+        return [], batch.hot
+    pacer = archive.pacer
+    runs: list[RunId] = []
+    for one in due:
+        if _may_go(snapshot, RunId(one[8:])):
+            runs.append(RunId(one[8:]))
+        pacer.worked(limits.archive_slice_bytes_max // limits.archive_slice_runs_max)
+    gone = set(runs)
+    kept = b"".join(one for one in hot if one[8:] not in gone)
     chunks: list[list[list[RunId]]] = []
     count = limits.archive_delete_runs_max
     settled_ms = archive.clock.now_ms() - _SETTLED_AFTER_MS
-    for group in neighbours_of(snapshot, runs, settled_ms):
+    for group in neighbours_of(snapshot, runs, settled_ms, pacer):
         for at in range(0, len(group), limits.archive_delete_runs_max):
             part = group[at : at + limits.archive_delete_runs_max]
             if count + len(part) > limits.archive_delete_runs_max:
@@ -111,7 +151,7 @@ def _deletable(archive: TenantArchive, batch: Batch) -> list[list[list[RunId]]]:
                 count = 0
             chunks[-1].append(part)
             count += len(part)
-    return chunks
+    return chunks, kept
 
 
 def _may_go(snapshot: StoreSnapshot, run: RunId) -> bool:
@@ -123,7 +163,9 @@ def _may_go(snapshot: StoreSnapshot, run: RunId) -> bool:
     return not parent or snapshot.row(open_run_key(parent)) is None
 
 
-def neighbours_of(snapshot: StoreSnapshot, runs: list[RunId], settled_ms: int) -> list[list[RunId]]:
+def neighbours_of(
+    snapshot: StoreSnapshot, runs: list[RunId], settled_ms: int, pacer: Pacer
+) -> list[list[RunId]]:
     """The runs in groups between whose first and last no other run is, nor can come to be.
 
     What can still come between is a child of an open run, which has its millisecond, or a new run,
@@ -134,10 +176,10 @@ def neighbours_of(snapshot: StoreSnapshot, runs: list[RunId], settled_ms: int) -
     runs = sorted(runs)
     doomed = set(runs)
     first, last = runs[0], runs[-1]
-    staying = set(_keys_between(snapshot, RUN_TAG, first, last)) - doomed
+    staying = set(_keys_between(snapshot, RUN_TAG, first, last, pacer)) - doomed
     # Whole milliseconds, also of those at either end.
     lowest, highest = RunId(first[:6] + b"\x00" * 10), RunId(last[:6] + b"\xff" * 10)
-    open_runs = _keys_between(snapshot, OPEN_RUN_TAG, lowest, highest)
+    open_runs = _keys_between(snapshot, OPEN_RUN_TAG, lowest, highest, pacer)
     open_moments = {run[:6] for run in open_runs}
     barriers = sorted(staying | open_moments)
     groups: list[list[RunId]] = []
@@ -155,12 +197,15 @@ def neighbours_of(snapshot: StoreSnapshot, runs: list[RunId], settled_ms: int) -
     return groups
 
 
-def _keys_between(snapshot: StoreSnapshot, tag: bytes, first: RunId, last: RunId) -> list[bytes]:
+def _keys_between(
+    snapshot: StoreSnapshot, tag: bytes, first: RunId, last: RunId, pacer: Pacer
+) -> list[bytes]:
     found: list[bytes] = []
     for key, _ in snapshot.rows(tag, tag + first):
         if key[1:] > last:
             break
         found.append(key[1:])
+        pacer.worked(0)
     return found
 
 
@@ -209,7 +254,9 @@ async def sweep_retired(archive: TenantArchive) -> int:
     now_ms = archive.clock.now_ms()
     grace_ms = archive.settings.replaced_grace_s * 1_000
     swept = 0
-    for batch in archive.manifest.of_state(BatchState.RETIRED):
+    retired = archive.manifest.of_state(BatchState.RETIRED)
+    # The oldest first: what was replaced twice is gone before the batch that says so of it.
+    for batch in sorted(retired, key=lambda one: (one.retired_ms, one.batch_id)):
         if batch.retired_ms + grace_ms > now_ms:
             continue
         await archive.request(archive.store.delete, archive.keys_of(batch))

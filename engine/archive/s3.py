@@ -7,6 +7,7 @@ translated here, once, into what an operator can do about them. Knows no Parquet
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,11 @@ from engine.config.archive import ArchiveSettings
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Labels between dots, 3 to 63 characters in all.
+_BUCKET: Final = re.compile(
+    r"(?=.{3,63}$)[a-z0-9]+(?:-+[a-z0-9]+)*(?:\.[a-z0-9]+(?:-+[a-z0-9]+)*)*"
+)
+_ADDRESS: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 _AWS: Final = "s3.amazonaws.com"
 _CREDENTIALS: Final = frozenset(
     {
@@ -58,6 +64,7 @@ _PASSING: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+_SHORT: Final = "InvalidRange"
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
 
 
@@ -70,11 +77,7 @@ class S3Store:
         self.bucket = parts.netloc
         self._prefix = parts.path.strip("/") or DEFAULT_PREFIX
         self.shown_url = f"s3://{self.bucket}/{self._prefix}"
-        if not self.bucket:
-            raise InvalidSettings(
-                f"archive.url {settings.url!r} names no bucket; write s3://bucket/prefix",
-                field="archive.url",
-            )
+        _check_names(self.bucket, self._prefix)
         endpoint = _endpoint(settings)
         self.access = S3Access(
             endpoint=endpoint.netloc,
@@ -212,6 +215,8 @@ class S3Store:
             return self._no_bucket()
         if code in _MISSING:
             return ArchiveDamaged(f"{self.uri(key)} is missing", key=key)
+        if code == _SHORT:
+            return ArchiveDamaged(f"{self.uri(key)} is shorter than it must be", key=key)
         if code in _PASSING or error.response.status >= 500:
             return self._unreachable(f"{code or error.response.status}: {error.message}")
         if code in _CREDENTIALS or error.response.status == 401:
@@ -259,6 +264,23 @@ def _said(error: BaseException) -> str:
     if isinstance(reason, BaseException):
         return _said(reason)
     return f"{type(error).__name__}: {error}"[:300]
+
+
+def _check_names(bucket: str, prefix: str) -> None:
+    if not bucket:
+        raise _bad_url("names no bucket; write s3://bucket/prefix")
+    if not _BUCKET.fullmatch(bucket) or _ADDRESS.fullmatch(bucket):
+        raise _bad_url(
+            f"names the bucket {bucket!r}, which no bucket can be called: 3 to 63 lower-case "
+            "letters, digits, dots and hyphens, beginning and ending with a letter or digit, no "
+            "dot beside a dot or hyphen, and not an IP address"
+        )
+    if {"", ".", ".."} & set(prefix.split("/")):
+        raise _bad_url(f"has the prefix {prefix!r}; write names with single slashes between them")
+
+
+def _bad_url(what: str) -> InvalidSettings:
+    return InvalidSettings(f"archive.url {what}", field="archive.url")
 
 
 def _endpoint(settings: ArchiveSettings) -> SplitResult:

@@ -6,16 +6,26 @@ no timing and no SQL.
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
-from engine.archive.batches import Batch, BatchState, Manifest, day_of, ended_ms
+from engine.archive.batches import (
+    Batch,
+    BatchState,
+    Manifest,
+    day_begins_ms,
+    day_of,
+    ended_ms,
+)
+from engine.archive.grouping import groups_to_compact
 from engine.archive.lookup import ArchivedRun, read_archived
 from engine.archive.parquet import ParquetObject
 from engine.archive.reading import Pacer, Stopped
@@ -24,7 +34,7 @@ from engine.archive.steps import OnStep, go_on
 from engine.archive.stores import ObjectStore
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import ArchiveDamaged, EngineError, JournalClosed
+from engine.base.errors import EngineError, JournalClosed
 from engine.base.ids import RUN_ID_BYTES, RunId, RunIdFactory, TenantId
 from engine.config.archive import ArchiveSettings
 from engine.journal.layout import EXPIRY_TAG, FINISHED_TAG, split_expiry_key
@@ -32,6 +42,8 @@ from engine.journal.tenant import TenantJournal
 from engine.model.query import ArchiveStatus
 
 T = TypeVar("T")
+
+_DAY_MS: Final = 86_400_000
 
 
 class Progress(msgspec.Struct):
@@ -42,6 +54,19 @@ class Progress(msgspec.Struct):
     last_flush_ms: int = 0
     backfill_done: int = 0
     backfill_total: int = 0
+
+
+class Emptied(msgspec.Struct):
+    """What was deleted of the hot tier since the journal was last compacted there."""
+
+    runs: int = 0
+    first_run: bytes = b"\xff" * RUN_ID_BYTES
+    last_run: bytes = b""
+
+    def add(self, batch: Batch, runs: int) -> None:
+        self.runs += runs
+        self.first_run = min(self.first_run, batch.first_run)
+        self.last_run = max(self.last_run, batch.last_run)
 
 
 class TenantArchive:
@@ -64,6 +89,7 @@ class TenantArchive:
         self.on_step = on_step
         self.manifest = Manifest(journal)
         self.lock = trio.Lock()  # of who changes the manifest
+        self._is_swept = False  # what a process that was killed has left in `outgoing` is gone
         self.is_closed = False  # its journal is; whoever has waited for the lock leaves it alone
         self.pacer = Pacer()  # of who has the lock
         self._working = trio.CancelScope()
@@ -72,9 +98,13 @@ class TenantArchive:
         self.refused: dict[RunId, str] = {}
         # Objects that a reader could not read, with the reason.
         self.unreadable: dict[str, str] = {}
+        # Batches whose hot copies were looked at in their time and could not all go yet.
+        self.held: set[str] = set()
+        self.emptied = Emptied()
         self.ended_count = 0  # since the last flush
         self._requests = requests
         self._footers: OrderedDict[str, Any] = OrderedDict()
+        self._footers_lock = threading.Lock()
         self._new_batch = RunIdFactory(clock)
 
     def new_batch_id(self) -> str:
@@ -100,18 +130,16 @@ class TenantArchive:
         return await self.in_thread(read_archived, self, run, candidates)
 
     def open_object(self, batch: Batch, data_set: str) -> ParquetObject:
-        """Blocking. Footers of objects that were read lately are kept."""
-        key = batch.key(self.tenant_id, data_set)
-        size = self.store.size(key)
-        if size is None:
-            raise ArchiveDamaged(
-                f"{self.store.uri(key)} is missing; restore it from a copy of the bucket", key=key
-            )
-        found = ParquetObject(self.store, key, size, self._footers.get(f"{key}:{size}"))
-        self._footers[f"{key}:{size}"] = found.footer
-        self._footers.move_to_end(f"{key}:{size}")
-        while len(self._footers) > limits.archive_footers_cached_max:
-            self._footers.popitem(last=False)
+        """Blocking. The store is not asked how large it is: the manifest knows. Footers of objects
+        that were read lately are kept."""
+        key, size = batch.key(self.tenant_id, data_set), batch.objects[data_set].bytes
+        with self._footers_lock:
+            footer = self._footers.pop(key, None)
+        found = ParquetObject(self.store, key, size, footer)
+        with self._footers_lock:
+            self._footers[key] = found.footer
+            if len(self._footers) > limits.archive_footers_cached_max:
+                self._footers.popitem(last=False)
         return found
 
     def report_unreadable(self, file: str, reason: str) -> None:
@@ -132,6 +160,9 @@ class TenantArchive:
             self._working = trio.CancelScope()
             try:
                 with self._working:
+                    if not self._is_swept:
+                        await self.in_thread(shutil.rmtree, self.outgoing, True)
+                        self._is_swept = True
                     yield
             except Stopped as error:
                 raise self._closed() from error
@@ -197,26 +228,31 @@ class TenantArchive:
         )
 
     def next_due_ms(self) -> int | None:
-        """When the services will have something to do here, if nothing happens until then."""
-        now_ms = self.clock.now_ms()
-        kept_ms = self.settings.hot_retention_s * 1_000
-        due = [
-            batch.to_ms + kept_ms
-            for batch in self.manifest.of_state(BatchState.ACKNOWLEDGED)
-            if batch.hot
-        ]
-        due += [
-            batch.retired_ms + self.settings.replaced_grace_s * 1_000
-            for batch in self.manifest.of_state(BatchState.RETIRED)
-        ]
+        """When the services will have something to do here, if nothing happens until then. What
+        they have tried and cannot do yet is no reason: something will happen before they can."""
+        return min(self._due(), default=None) if self.settings.enabled else None
+
+    def _due(self) -> Iterator[int]:
+        settings, now_ms = self.settings, self.clock.now_ms()
+        kept = self.manifest.of_state(BatchState.ACKNOWLEDGED)
+        for batch in kept:
+            if batch.hot and batch.batch_id not in self.held:
+                yield batch.to_ms + settings.hot_retention_s * 1_000
+        for batch in self.manifest.of_state(BatchState.RETIRED):
+            yield batch.retired_ms + settings.replaced_grace_s * 1_000
+        days = settings.cold_days_of(self.tenant_id)
+        if days is not None and kept:
+            yield day_begins_ms(min(batch.day for batch in kept)) + (days + 1) * _DAY_MS
+        tomorrow_ms = (now_ms // _DAY_MS + 1) * _DAY_MS
+        if settings.compaction and groups_to_compact(kept, day_of(tomorrow_ms)):
+            yield tomorrow_ms
         for key, _ in self.journal.rows(FINISHED_TAG):
             if RunId(key[-RUN_ID_BYTES:]) not in self.refused:
-                due.append(now_ms)
+                yield now_ms
                 break
         for key, _ in self.journal.rows(EXPIRY_TAG):
-            due.append(split_expiry_key(key)[0] + self.settings.idempotency_retention_s * 1_000)
+            yield split_expiry_key(key)[0] + settings.idempotency_retention_s * 1_000
             break
-        return min(due, default=None) if self.settings.enabled else None
 
     def count_waiting(self) -> int:
         """Ended runs that are in no acknowledged batch. Blocking."""
@@ -236,8 +272,4 @@ class TenantArchive:
 def days_kept_from(settings: ArchiveSettings, tenant: TenantId, now_ms: int) -> str | None:
     """The oldest day that the cold tier keeps; None if it keeps all."""
     days = settings.cold_days_of(tenant)
-    return None if days is None else day_of(now_ms - days * 86_400_000)
-
-
-def runs_of(batches: Sequence[Batch]) -> int:
-    return sum(batch.runs for batch in batches)
+    return None if days is None else day_of(now_ms - days * _DAY_MS)

@@ -123,6 +123,8 @@ timer_look_ms_max: Final = 1_000
 settle_again_ms: Final = 20
 # How often a tenant that could not be opened is tried again, at most.
 tenant_retry_ms: Final = 5_000
+# After how long one that nobody asks for is tried again.
+tenant_reopen_ms: Final = 60_000
 
 # Workers. A tenant's pools remember what was registered after the last worker left.
 worker_capacity_max: Final = 10_000
@@ -140,6 +142,8 @@ stream_message_bytes_max: Final = 8 * MIB
 stream_message_bytes_aim: Final = 256 * KIB
 stream_message_frames_max: Final = 65_536
 stream_frames_per_turn_max: Final = 64
+# Of runs that a worker no longer holds: whose last report is known when it comes a second time.
+last_reports_kept_max: Final = 1_000
 register_bytes_max: Final = 1 * MIB
 stream_outgoing_bytes_max: Final = 64 * MIB
 stream_outgoing_bytes_pause: Final = 4 * MIB
@@ -172,18 +176,26 @@ archive_backoff_ms_max: Final = 60_000
 archive_put_retries_max: Final = 3
 archive_part_bytes: Final = 16 * MIB
 archive_footers_cached_max: Final = 256
-# Compaction: objects smaller than this, as many as make one of about this size.
+# Compaction: objects smaller than this, as many as make one of about this size. Of a day that
+# still grows, so many of one class; and the ids of what is still hot stay in one row.
 archive_compacted_bytes_aim: Final = 256 * MIB
 archive_compacted_batches_max: Final = 10_000
+archive_compacted_fan_in: Final = 32
+archive_compacted_hot_bytes_max: Final = 1 * MIB
 # Retention: so many runs are deleted in one write.
 archive_delete_runs_max: Final = 1_000
+# And so many at least, before the journal is compacted for it.
+archive_hint_runs_min: Final = 10_000
 archive_retention_ms_max: Final = 30_000
 archive_compaction_ms: Final = 300_000
 archive_expiries_per_pass_max: Final = 100_000
 
 assert archive_slice_runs_max <= archive_portion_runs_max <= archive_batch_runs_max
 assert archive_portion_bytes_max >= 2 * record_payload_bytes_max
-assert archive_batch_runs_max * 24 + 64 * KIB <= row_bytes_max, "a batch's run ids fit its row"
+assert archive_batch_runs_max * 24 <= archive_compacted_hot_bytes_max
+assert (
+    archive_compacted_hot_bytes_max + archive_compacted_batches_max * 48 + 64 * KIB <= row_bytes_max
+), "the ids of a batch's hot runs and of the batches that it replaces fit its row"
 # Queries over the archive. A statement's tree is as deep as its parser and ours can follow.
 query_instances_max: Final = 1_024
 query_instance_bytes_min: Final = 32 * MIB
@@ -195,6 +207,7 @@ query_rows_max: Final = 10_000_000
 query_answer_bytes_max: Final = 1_024 * MIB
 query_sql_characters_max: Final = 64 * KIB
 query_depth_max: Final = 128
+query_columns_max: Final = 1_000  # what the driver does with them grows with their square
 query_message_characters_max: Final = 2_000
 query_rows_per_fetch: Final = 1_000
 # A file that cannot be read is left out for this long before it is tried again; a query that
@@ -207,9 +220,11 @@ query_interrupt_ms: Final = 20
 # A clock may have been set back by this much between a run's start and its end.
 clock_step_ms_max: Final = 600_000
 
-# Archived runs kept in memory after somebody asked for one, and how long their journals may be.
+# Archived runs kept in memory after somebody asked for one, and how large their journals may be.
 archived_runs_kept_max: Final = 64
-archived_run_records_kept_max: Final = 2_000
+archived_run_bytes_kept_max: Final = 1 * MIB
+# What a record takes beside its payload.
+archived_record_bytes: Final = 200
 
 assert batch_bytes_max >= record_payload_bytes_max, "one record must fit a batch"
 assert pending_bytes_max >= batch_bytes_max

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "query": "engine.cli.query",
     "runs": "engine.cli.runs",
     "serve": "engine.cli.serve",
+    "tenants": "engine.cli.tenants",
     "worker": "engine.cli.worker",
 }
 _USAGE_ERRORS: Final = (InvalidName, InvalidQuery, InvalidSettings, QueryRefused, TenantUnknown)

@@ -57,11 +57,11 @@ async def _rehydrate(
     await archive.check()
     wanted = [tenant_id(name) for name in tenants]
     if not wanted:
-        wanted = await trio.to_thread.run_sync(_tenants_in, archive)
+        wanted = await trio.to_thread.run_sync(tenants_in, archive)
     return [await _rehydrate_tenant(journal, archive, tenant) for tenant in wanted]
 
 
-def _tenants_in(archive: Archive) -> list[TenantId]:
+def tenants_in(archive: Archive) -> list[TenantId]:
     return [
         tenant_id(folder.removeprefix(_FOLDER))
         for folder in archive.store.list_folders("runs")

@@ -136,7 +136,7 @@ def _facts(
     yield "component", Text(plain(f"{run.component} ({run.kind}), deployment {run.deployment_id}"))
     yield "created", f"{moment_text(run.created_ms)}, {age_text(run.created_ms, now_ms)}"
     if run.completed_ms:
-        took = duration_text(run.duration_ms)
+        took = duration_text(max(0, run.completed_ms - run.created_ms))
         yield "ended", f"{moment_text(run.completed_ms)}, {took} after it was created"
     yield "steps", f"{run.steps_completed} completed, {run.steps_failed} failed"
     if run.model:

@@ -45,8 +45,8 @@ class ArchiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     )
     # How long an idempotency key is remembered.
     idempotency_retention_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
-    # Small objects of a day that is over become one. An object that was replaced is deleted after
-    # the grace, which is longer than any query may take.
+    # Small objects of a day become fewer, and one when it is over. An object that was replaced is
+    # deleted after the grace, which is longer than any query may take.
     compaction: bool = True
     replaced_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 600
 

@@ -125,7 +125,7 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
     )
     decision = Decision([Entry(RecordKind.SIGNAL_RECEIVED, received)])
     if waiting:
-        first = min(waiting, key=lambda wait: wait.position)
+        first = waiting[0]  # the one that was asked for first
         resolve(
             state,
             decision,

@@ -20,7 +20,7 @@ async def run_keepers(journal: Journal) -> None:
     settings = journal.settings
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_every, settings.tenant_idle_close_s / 4, close_idle_tenants, journal)
-        nursery.start_soon(_every, limits.resume_interval_ms / 1_000, resume_tenants, journal)
+        nursery.start_soon(_resume_stopped, journal)
         if settings.durability == "interval":
             nursery.start_soon(_every, settings.flush_interval_ms / 1_000, sync_tenants, journal)
 
@@ -31,6 +31,15 @@ async def _every(
     while True:
         await trio.sleep(interval_s)
         await run_once(journal)
+
+
+async def _resume_stopped(journal: Journal) -> None:
+    """As long as some tenant is stopped; a journal in which all is well does not wake for it."""
+    while True:
+        await journal.wait_stopped()
+        while any(opened.committer.stopped_by is not None for opened in journal.open_tenants()):
+            await trio.sleep(limits.resume_interval_ms / 1_000)
+            await resume_tenants(journal)
 
 
 async def close_idle_tenants(journal: Journal) -> int:

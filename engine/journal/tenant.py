@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +81,7 @@ class TenantJournal:
         budget: LoopBudget,
         clock: Clock,
         wal_report: WalReport,
+        on_stop: Callable[[], object] = lambda: None,
     ) -> None:
         self.tenant_id = tenant
         self.wal_report = wal_report
@@ -100,9 +101,12 @@ class TenantJournal:
         self._resources = resources
         self._threads = threads
         self._clock = clock
+        self._tell_stopped = on_stop
         self._resumed_us = 0
         self._resume_lock = trio.Lock()
         self._heads: weakref.WeakValueDictionary[bytes, SegmentHead] = weakref.WeakValueDictionary()
+        # Runs whose records may be gone from one moment to the next.
+        self._being_deleted: set[RunId] = set()
 
     # ---- segments ----
 
@@ -193,12 +197,20 @@ class TenantJournal:
         ranges = [
             (record_key(runs[0], 0), runs[-1] + _LAST_OFFSET_KEY + b"\x00") for runs in neighbours
         ]
-        for run in (run for runs in neighbours for run in runs):
-            head = self._heads.get(run)
-            if head is not None:
-                head.first_offset = head.next_offset
+        doomed = {run for runs in neighbours for run in runs}
+        for run in doomed:
             changes += ((head_key(run), None), (run_key(run), None))
-        await self._change_rows(changes, ranges)
+        # Until it is durable a run is there for whoever asks; a reader that began before that may
+        # find less than it was told, which is no damage.
+        self._being_deleted |= doomed
+        try:
+            await self._change_rows(changes, ranges)
+            for run in doomed:
+                head = self._heads.get(run)
+                if head is not None:
+                    head.first_offset = head.next_offset
+        finally:
+            self._being_deleted -= doomed
 
     async def write_rows(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Rows without a record, durable when this returns."""
@@ -241,7 +253,7 @@ class TenantJournal:
                 "read from there",
                 first_offset=head.first_offset,
             )
-        self._check_count(begin_key, end_key, count, end - begin)
+        self._check_count(run, begin_key, end_key, count, end - begin)
 
     def fold(self, run: RunId, head: SegmentHead) -> RunSummary:
         if head.first_offset > 0:
@@ -253,12 +265,19 @@ class TenantJournal:
         fold = RunFold()
         begin_key, end_key = record_key(run, 0), record_key(run, head.durable_offset)
         count = fold.feed_all(self.store.record_values(begin_key, end_key))
-        self._check_count(begin_key, end_key, count, head.durable_offset)
+        self._check_count(run, begin_key, end_key, count, head.durable_offset)
         return fold.summary()
 
-    def _check_count(self, begin_key: bytes, end_key: bytes, count: int, owed: int) -> None:
+    def _check_count(
+        self, run: RunId, begin_key: bytes, end_key: bytes, count: int, owed: int
+    ) -> None:
         if count == owed:
             return
+        if run in self._being_deleted:
+            raise OffsetTrimmed(
+                f"the records of run {run.hex()} were deleted while they were read; its history is "
+                "in the archive"
+            )
         error = self.store.explain_short_read(begin_key, end_key)
         if isinstance(error, StorageDamaged):
             self.committer.stop(error)
@@ -324,6 +343,7 @@ class TenantJournal:
             wake_tail(head)
         if self.follower is not None:
             self.follower.stopped(error)
+        self._tell_stopped()
 
     # ---- for the keeper of all tenants ----
 

@@ -79,6 +79,7 @@ class Journal:
         self._room_lock = trio.Lock()
         self._opening_count = 0
         self._is_closing = False
+        self._stopped = trio.Event()
         self._opened_count = self._closed_count = 0
 
     @asynccontextmanager
@@ -99,6 +100,11 @@ class Journal:
         assert opened.pins > 0
         opened.pins -= 1
         opened.used_us = self.clock.monotonic_us()
+
+    async def wait_stopped(self) -> None:
+        """Until a tenant stops; one that did since the last call counts."""
+        await self._stopped.wait()
+        self._stopped = trio.Event()
 
     def tenant_ids(self) -> list[TenantId]:
         return tenants_on_disk(self.path)
@@ -166,6 +172,7 @@ class Journal:
             budget=self._budget,
             clock=self.clock,
             wal_report=report,
+            on_stop=lambda: self._stopped.set(),
         )
         self._open[tenant] = opened
         self._opened_count += 1

@@ -52,7 +52,7 @@ class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
     last_flush_ms: int = 0
     waiting_runs: int = 0  # ended, and in no acknowledged batch
-    waiting_oldest_ms: int = 0
+    waiting_oldest_ms: int = 0  # for how long the oldest of them has: an age, not a moment
     batches_planned: int = 0
     batches_acknowledged: int = 0
     archived_runs: int = 0

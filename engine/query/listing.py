@@ -68,6 +68,8 @@ _NO_ROWS: Final = (
 
 def files_to_look_at(files: Sequence[str], chosen: RunFilter) -> tuple[str, ...]:
     """Those that may hold such runs, the ones that can hold the newest first."""
+    if chosen.status is not None and not chosen.status.is_terminal:
+        return ()  # what is in a file has ended
     from_ms = chosen.created_from_ms
     wanted = [file for file in files if from_ms is None or _newest_ms(file) >= from_ms]
     return tuple(sorted(wanted, key=lambda file: (_newest_ms(file), file), reverse=True))

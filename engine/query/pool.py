@@ -28,7 +28,7 @@ from engine.config.query import QuerySettings
 from engine.query import failures
 from engine.query.interrupting import in_thread
 from engine.query.ports import StoreAccess
-from engine.query.statements import Parsed
+from engine.query.statements import Parsed, too_wide
 
 _log: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -92,7 +92,9 @@ class Session:
     def select(self, sql: str, parameters: Parameters = ()) -> Selected:
         with self.translated():
             relation = self._connection.sql(sql, params=parameters or None)
-            return Selected(self, relation)
+        if len(relation.columns) > limits.query_columns_max:
+            raise too_wide(len(relation.columns))
+        return Selected(self, relation)
 
     def register(self, name: str, table: object) -> None:
         """The Arrow table as a view of this connection alone."""

@@ -27,6 +27,7 @@ TABLE_FUNCTIONS: Final = frozenset(
 _OVERSIZED: Final = frozenset(
     {
         "array_resize",
+        "bitstring",
         "damerau_levenshtein",
         "editdist3",
         "format",
@@ -61,6 +62,9 @@ _TELLING: Final = frozenset(
 )
 REFUSED_FUNCTIONS: Final = _OVERSIZED | _TELLING
 _TABLES: Final = "`runs` and `steps`"
+# What a WITH may name. Inside its own text, and wherever it does not reach, the name means what the
+# catalog has by it: a file for one that looks like a path, or a table of the machinery.
+_NAMED: Final = re.compile(r"(?!duckdb_|pg_|pragma_|sqlite_|hot_(?:runs|steps)$)\w+")
 
 
 class Parsed(NamedTuple):
@@ -106,6 +110,8 @@ def _decoded(text: str) -> Any:
         decoded = msgspec.json.decode(text)
     except RecursionError as error:
         raise InvalidQuery("the SQL is nested too deeply; take it apart with WITH") from error
+    except msgspec.DecodeError as error:  # the tree of 1e400 has an Infinity, which is no JSON
+        raise InvalidQuery("the SQL has a number that is too large for a DOUBLE") from error
     if decoded["error"]:
         # A SELECT that has no tree is a PRAGMA in disguise, or too deep for the parser.
         raise QueryRefused(f"this is not a plain SELECT: {decoded['error_message']}")
@@ -128,6 +134,8 @@ def _check_tree(statements: Any) -> Checked:
             read.add(_checked_table(node, named))
         elif kind == "TABLE_FUNCTION":
             _check_table_function(node["function"])
+        elif len(node.get("select_list") or ()) > limits.query_columns_max:
+            raise too_wide(len(node["select_list"]))
         elif kind == "SHOW_REF" and node.get("query") is None:
             raise QueryRefused("SHOW is not for queries; DESCRIBE runs lists the columns")
         elif (
@@ -137,6 +145,12 @@ def _check_tree(statements: Any) -> Checked:
         ):
             raise QueryRefused(f"the function {_name(node)}() is not for queries")
     return Checked(frozenset(read & VIEWS))
+
+
+def too_wide(columns: int) -> InvalidQuery:
+    return InvalidQuery(
+        f"the answer has {columns} columns, it can have {limits.query_columns_max}: name fewer"
+    )
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -163,6 +177,11 @@ def _checked_table(node: dict[str, Any], named: set[str]) -> str:
     shown = ".".join(str(part) for part in parts if part)
     table = str(node.get("table_name")).lower()
     if len([part for part in parts if part]) == 1 and (table in VIEWS or table in named):
+        if _NAMED.fullmatch(table) is None:
+            raise QueryRefused(
+                f"a WITH cannot be named {shown[:200]!r}: take letters, digits and _, and not a "
+                "name of the database's own"
+            )
         return table
     raise QueryRefused(f"there is no table {shown[:200]!r} here: a query reads {_TABLES}")
 

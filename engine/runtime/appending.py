@@ -124,6 +124,12 @@ def rows_of(
     return [(open_run_key(state.run_id), live.late[1])]
 
 
+def late_row_written(live: LiveRun, late: tuple[PendingBatch, LateRow]) -> None:
+    """Its batch is on the disk, and is not kept for the sake of one row."""
+    if live.late is late:
+        live.late = None
+
+
 def note_row(live: LiveRun, rows: Sequence[tuple[bytes, RowValue]]) -> None:
     """The journal has taken them."""
     if rows and isinstance(row := rows[-1][1], bytes):

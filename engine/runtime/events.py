@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from engine.base import limits
-from engine.base.errors import EngineError, Gone, OffsetTrimmed
+from engine.base.errors import EngineError, Gone, InvalidInput, OffsetTrimmed
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.model.payloads import Payload
 from engine.model.records import Record, RecordKind
@@ -78,6 +78,12 @@ class RunEvents:
                 f"events before offset {live.segment.first_offset} are not kept any more; start "
                 "from there, or read the run from the archive",
                 first_offset=live.segment.first_offset,
+            )
+        if self._next_offset > live.segment.next_offset:
+            raise InvalidInput(
+                f"the run has no event {self._next_offset - 1} to go on after; its next one is "
+                f"{live.segment.next_offset}",
+                field="after",
             )
         self._waiters = tenant.waiters
         self._listener = tenant.waiters.listen(self._run)

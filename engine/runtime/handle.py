@@ -7,7 +7,9 @@ Knows no HTTP and no gRPC. A door translates, nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
@@ -18,6 +20,7 @@ from engine.base.errors import (
     IdempotencyConflict,
     InvalidInput,
     LimitExceeded,
+    OffsetTrimmed,
     UnknownRun,
 )
 from engine.base.ids import RunId, TenantId, deployment_id, new_run_id, run_id_text
@@ -56,6 +59,8 @@ from engine.runtime.tenant import TenantRuntime
 from engine.runtime.tiers import Tiers
 from engine.runtime.views import list_view, run_view
 from engine.runtime.workers import WorkerSession
+
+T = TypeVar("T")
 
 
 class Handle:
@@ -194,16 +199,18 @@ class Handle:
     async def wait_outcome(self, context: RequestContext, run: RunId) -> Outcome:
         """When the run has ended: how."""
         tenant = await self._engine.tenant(context.tenant_id)
-        live = await self._find(tenant, run)
+        try:
+            live = tenant.look(run)
+        except UnknownRun:
+            live = await self._look(tenant, run)
         if live.state.is_terminal and tenant.live(run) is None:
-            await trio.lowlevel.checkpoint()
-            return _outcome(run, ended_as(live))
+            return _outcome(run, await self._read(tenant, run, ended_as))
         tenant.journal.committer.raise_if_stopped()
         return _outcome(run, await tenant.waiters.wait_ending(run))
 
     async def get_run(self, context: RequestContext, run: RunId) -> RunView:
         tenant = await self._engine.tenant(context.tenant_id)
-        return run_view(await self._look(tenant, run))
+        return await self._read(tenant, run, run_view)
 
     async def get_status(self, context: RequestContext, run: RunId) -> RunView:
         """What the run's state alone says: one row, however long its journal is."""
@@ -215,10 +222,12 @@ class Handle:
         self, context: RequestContext, run: RunId, from_offset: int, limit: int
     ) -> list[JournalEntry]:
         tenant = await self._engine.tenant(context.tenant_id)
-        segment = (await self._look(tenant, run)).segment
+        records = await self._read(
+            tenant, run, lambda live: live.segment.read(from_offset, records_max=limit)
+        )
         return [
             JournalEntry(record.offset, record.kind, record.timestamp_us, record.payload)
-            for record in segment.read(from_offset, records_max=limit)
+            for record in records
         ]
 
     def events(self, context: RequestContext, run: RunId, after_offset: int | None) -> RunEvents:
@@ -227,9 +236,10 @@ class Handle:
 
     async def list_runs(self, context: RequestContext, chosen: RunFilter) -> RunPage:
         tenant = await self._engine.tenant(context.tenant_id)
-        if self._tiers is None:
-            return await listing.list_runs(tenant, chosen)
-        return await self._tiers.list_runs(tenant, chosen)
+        with tenant.in_use():
+            if self._tiers is None:
+                return await listing.list_runs(tenant, chosen)
+            return await self._tiers.list_runs(tenant, chosen)
 
     async def why(self, context: RequestContext, run: RunId) -> str:
         tenant = await self._engine.tenant(context.tenant_id)
@@ -253,40 +263,53 @@ class Handle:
             return tenant.look(run)
         return await self._tiers.look(tenant, run)
 
+    async def _read(self, tenant: TenantRuntime, run: RunId, of: Callable[[LiveRun], T]) -> T:
+        """Something of the run, wherever it is; its hot copy may go while it is being read."""
+        try:
+            return of(await self._look(tenant, run))
+        except OffsetTrimmed:
+            return of(await self._look(tenant, run))
+
     # ---- the tiers ----
 
     async def query(
         self, context: RequestContext, sql: str, *, rows_max: int | None = None
     ) -> QueryAnswer:
-        tiers = await self._tiers_of(context)
-        return await tiers.query(context.tenant_id, sql, rows_max)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.query(context.tenant_id, sql, rows_max)
 
     async def query_arrow(
         self, context: RequestContext, sql: str, *, rows_max: int | None = None
     ) -> ArrowAnswer:
-        tiers = await self._tiers_of(context)
-        return await tiers.query_arrow(context.tenant_id, sql, rows_max)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.query_arrow(context.tenant_id, sql, rows_max)
 
     async def analytics(
         self, context: RequestContext, name: str, chosen: AnalyticsFilter
     ) -> QueryAnswer:
-        tiers = await self._tiers_of(context)
-        return await tiers.analytics(context.tenant_id, name, chosen)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.analytics(context.tenant_id, name, chosen)
 
     async def archive_status(self, context: RequestContext) -> ArchiveStatus:
-        return await (await self._tiers_of(context)).status(context.tenant_id)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.status(context.tenant_id)
 
     async def archive_flush(self, context: RequestContext) -> ArchiveFlushed:
-        return await (await self._tiers_of(context)).flush(context.tenant_id)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.flush(context.tenant_id)
 
     async def archive_verify(self, context: RequestContext) -> ArchiveVerified:
-        return await (await self._tiers_of(context)).verify(context.tenant_id)
+        async with self._tiers_of(context) as tiers:
+            return await tiers.verify(context.tenant_id)
 
-    async def _tiers_of(self, context: RequestContext) -> Tiers:
+    @asynccontextmanager
+    async def _tiers_of(self, context: RequestContext) -> AsyncIterator[Tiers]:
+        """With the tenant open for the length of the block, as the archive has to know it."""
         if self._tiers is None:
             raise ArchiveUnreachable("this engine was opened without an archive; open it with one")
-        await self._engine.tenant(context.tenant_id)  # the archive knows the tenants that are open
-        return self._tiers
+        tenant = await self._engine.tenant(context.tenant_id)
+        with tenant.in_use():
+            yield self._tiers
 
     # ---- telling ----
 
@@ -331,7 +354,9 @@ class Handle:
         try:
             return tenant.find(run)
         except UnknownRun:
-            return await self._look(tenant, run)
+            found = await self._look(tenant, run)
+            # It may have come to be meanwhile: what is open is changed in one place only.
+            return found if found.state.is_terminal else tenant.find(run)
 
     # ---- workers ----
 

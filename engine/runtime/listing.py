@@ -35,7 +35,8 @@ async def _page(
 ) -> RunPage:
     views: list[RunView] = []
     last: RunId | None = None
-    for count, state in enumerate(newest_first):
+    await trio.lowlevel.checkpoint()  # also where there is nothing to read
+    for count, state in enumerate(newest_first, start=1):
         if count % limits.list_rows_per_turn == 0:
             await trio.lowlevel.checkpoint()
         live = tenant.live(RunId(state.run_id))
@@ -60,7 +61,7 @@ def _tags(chosen: RunFilter) -> tuple[bytes, ...]:
 def _newest_first(
     tenant: TenantRuntime, tags: tuple[bytes, ...], before: RunId | None
 ) -> Iterator[RunState]:
-    """The runs that there are when this is called, merged by id."""
+    """The runs that there are when this is called, each once, merged by id."""
     rows = [tenant.journal.rows_backwards(tag, before or b"\xff" * 16) for tag in tags]
     # The first row of each is taken at once: from then on it does not see what changes.
     firsts = [list(itertools.islice(each, 1)) for each in rows]
@@ -68,7 +69,14 @@ def _newest_first(
         (decode_state(row) for _, row in itertools.chain(first, each))
         for first, each in zip(firsts, rows, strict=True)
     ]
-    return heapq.merge(*states, key=lambda state: state.run_id, reverse=True)
+    merged = heapq.merge(*states, key=_run_id, reverse=True)
+    # A commit may fall between the two firsts. Open runs are read before ended ones, so that it
+    # hides no run; one that it ended is in both, and the later row is the one that holds.
+    return (list(same)[-1] for _, same in itertools.groupby(merged, key=_run_id))
+
+
+def _run_id(state: RunState) -> bytes:
+    return state.run_id
 
 
 def _matches(state: RunState, chosen: RunFilter, *, is_held: bool) -> bool:

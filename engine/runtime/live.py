@@ -56,6 +56,7 @@ class LiveRun:
         "_state",
         "ending",
         "entries",
+        "entries_bytes",
         "is_queued",
         "late",
         "lease",
@@ -83,6 +84,7 @@ class LiveRun:
         # The journal so far, as long as it is short and was written in this process: a dispatch
         # then needs no read. None: read it from the segment.
         self.entries = entries
+        self.entries_bytes = 0
         # How large the state row was when it was last read or written.
         self.row_bytes = row_bytes
         self._state: RunState | None = state

@@ -64,8 +64,12 @@ def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
     else:
         # A long journal is read page by page, as the worker takes it. What is appended from now
         # on comes to it by Deliver, so the end is fixed here.
-        pages = _pages(live, effect, kind, live.segment.durable_offset)
-        port.send_each(_or_stop(tenant, pages))
+        end_offset = live.segment.durable_offset
+        frames_later = (
+            _dispatch_frame(live, effect, kind, page, more=page[-1][2] + 1 < end_offset)
+            for page in _pages(live, 0, end_offset)
+        )
+        port.send_each(_or_stop(tenant, frames_later))
 
 
 def _or_stop(tenant: TenantRuntime, pages: Iterator[bytes]) -> Iterator[bytes]:
@@ -102,24 +106,22 @@ def _dispatch_frame(
     )
 
 
-def _pages(live: LiveRun, effect: effects.Dispatch, kind: int, end_offset: int) -> Iterator[bytes]:
-    offset = 0
+def _pages(live: LiveRun, first_offset: int, end_offset: int) -> Iterator[list[JournalEntryBytes]]:
+    """Records from the disk, as many at a time as a frame may carry."""
+    offset = first_offset
     while offset < end_offset:
         page: list[JournalEntryBytes] = []
         page_bytes = 0
-        for entry in entries_between(live, offset, end_offset):
+        for entry in _entries_between(live, offset, end_offset):
             page_bytes += len(entry[1])
             if page and page_bytes > limits.dispatch_page_bytes_max:
                 break
             page.append(entry)
         offset += len(page)
-        yield _dispatch_frame(live, effect, kind, page, more=offset < end_offset)
+        yield page
 
 
-def entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[JournalEntryBytes]:
-    """Records as a frame carries them, at most a page of them."""
-    if live.entries is not None:
-        return live.entries[first_offset:end_offset]
+def _entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[JournalEntryBytes]:
     count = min(end_offset - first_offset, limits.dispatch_page_records_max)
     return [
         (int(record.kind), record.payload, record.offset, record.timestamp_us)
@@ -136,8 +138,16 @@ def _deliver(tenant: TenantRuntime, effect: effects.Deliver) -> None:
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return
     end_offset = effect.first_offset + effect.count
-    entries = entries_between(live, effect.first_offset, end_offset)
-    live.lease.worker.port.send(frames.build_deliver(effect.run_id, effect.lease_epoch, entries))
+    port = live.lease.worker.port
+    if live.entries is not None:
+        entries = live.entries[effect.first_offset : end_offset]
+        port.send(frames.build_deliver(effect.run_id, effect.lease_epoch, entries))
+    else:
+        frames_later = (
+            frames.build_deliver(effect.run_id, effect.lease_epoch, page)
+            for page in _pages(live, effect.first_offset, end_offset)
+        )
+        port.send_each(_or_stop(tenant, frames_later))
 
 
 def _revoke(_: TenantRuntime, effect: RevokeTo) -> None:

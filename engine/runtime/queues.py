@@ -87,7 +87,7 @@ class RunQueues:
             return _first(self._suspects, route)
         while route in self._queues:
             live = _first(self._queues, route)
-            if is_idle or not live.state.is_suspect:
+            if is_idle or not _is_suspect(live):
                 return live
             self._suspects.setdefault(route, deque()).append(live)
         return None
@@ -137,6 +137,14 @@ def _first(queues: _Queues, route: Route) -> LiveRun:
     if not waiting:
         del queues[route]
     return live
+
+
+def _is_suspect(live: LiveRun) -> bool:
+    """A run that rests on the disk is read for this; where it cannot be, granting it says so."""
+    try:
+        return live.state.is_suspect
+    except EngineError:
+        return False
 
 
 def _route(live: LiveRun) -> Route:

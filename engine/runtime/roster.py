@@ -8,6 +8,7 @@ reported and keeps nobody else from anything.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
@@ -75,6 +76,8 @@ class Roster:
         self._lease_ms = lease_ms
         self._followers = followers
         self._open: dict[TenantId, TenantRuntime] = {}
+        # On their way to sleep: nobody is given them any more, but what is due is still done.
+        self._leaving: dict[TenantId, TenantRuntime] = {}
         self._refused: dict[TenantId, _Refusal] = {}
         self._lock = trio.Lock()
         self._sleeps = trio.Event()
@@ -82,7 +85,8 @@ class Roster:
     # ---- looking ----
 
     def get(self, tenant: TenantId) -> TenantRuntime | None:
-        return self._open.get(tenant)
+        """The tenant's runtime as long as it lives, for what concerns its runs."""
+        return self._open.get(tenant) or self._leaving.get(tenant)
 
     def open_tenants(self) -> list[TenantRuntime]:
         return list(self._open.values())
@@ -119,6 +123,11 @@ class Roster:
             await self.tenant(tenant)
         except EngineError as error:
             _log.warning("tenant %s was not opened: %s", tenant, error.message)
+            # Nothing of it was changed: it sleeps until it is tried again.
+            due_ms = self._clock.now_ms() + limits.tenant_reopen_ms
+            with contextlib.suppress(EngineError):
+                self._journal.system.set_wake(tenant, due_ms)
+            self._sleeps.set()
             return False
         return True
 
@@ -152,15 +161,26 @@ class Roster:
                 lease_ms=self._lease_ms,
             )
             self.recovered_runs += runtime.recover()
+            journal.follower = runtime
+            self._open[tenant] = runtime
+            for follower in self._followers:
+                follower.tenant_opened(runtime)
         except EngineError:
-            self._timers.forget(tenant)
-            self._journal.unpin(journal)
+            await self._give_up(journal)
             raise
-        journal.follower = runtime
-        self._open[tenant] = runtime
-        for follower in self._followers:
-            follower.tenant_opened(runtime)
         return runtime
+
+    async def _give_up(self, journal: TenantJournal) -> None:
+        """What could not be taken up is closed, whatever was begun: the next try begins anew."""
+        self._open.pop(journal.tenant_id, None)
+        self._timers.forget(journal.tenant_id)
+        journal.follower = None
+        self._journal.unpin(journal)
+        with trio.CancelScope(shield=True):
+            try:
+                await self._journal.close_tenant(journal)
+            except EngineError as error:
+                _log.error("tenant %s did not close cleanly: %s", journal.tenant_id, error.message)
 
     async def _pin(self, tenant: TenantId) -> TenantJournal:
         """Where no store more may be open, the tenant that was used longest ago makes room."""
@@ -192,10 +212,12 @@ class Roster:
         if self._open.get(tenant) is not runtime:
             return False
         # Out of the table first: who asks from now on waits for the lock and opens it anew.
-        del self._open[tenant]
+        self._leaving[tenant] = self._open.pop(tenant)
         with trio.CancelScope(shield=True):
             due_ms = await self._leave(runtime)
             await runtime.journal.committer.sync()
+            # No timer can fire from here on until it is noted, and forgotten here.
+            del self._leaving[tenant]
             if not self._note_wake(runtime, due_ms, with_queue=with_queue):
                 self._open[tenant] = runtime
                 for follower in self._followers:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from engine.base.errors import MalformedRecord
 from engine.core.shared import SharedValues, asks_shared, scope_key
 from engine.core.state import RunState
 from engine.core.values import Entry
@@ -51,7 +52,13 @@ class SharedState:
         if pending is not None:
             return pending
         row = self._journal.row(key)
-        return SharedValue() if row is None else _DECODER.decode(row)
+        try:
+            return SharedValue() if row is None else _DECODER.decode(row)
+        except msgspec.DecodeError as error:
+            raise MalformedRecord(
+                f"the row of a shared value cannot be read ({error}); run `engine journal verify`",
+                length=len(row or b""),
+            ) from error
 
     @staticmethod
     def changes_in(state: RunState, entries: Sequence[Entry]) -> Changes:

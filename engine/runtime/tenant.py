@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from engine.base import limits
@@ -112,7 +113,7 @@ class TenantRuntime:
     def enqueue_taken_up(self, live: LiveRun) -> None:
         """At a start: the run waits for a worker, as one of very many."""
         self.queues.add(live)
-        if live.is_queued and self.queues.are_long:
+        if live.is_queued and live.is_written and self.queues.are_long:
             live.rest()
 
     def ending_of(self, run: RunId) -> Ending | None:
@@ -195,6 +196,8 @@ class TenantRuntime:
         if live.state.is_terminal:
             self.queues.ended(live)
         self.books.settle()
+        if not decision.entries:
+            self.put_down(live)  # nothing has come of it, and it may have been loaded for this
 
     def release_after_pending(self, live: LiveRun, extra: Sequence[Effect]) -> None:
         """Nothing is to be written, but what is answered may rest on what is still on its way."""
@@ -236,6 +239,10 @@ class TenantRuntime:
         if changes:
             released.append(self.shared_state.when_durable(state.run_id, changes))
         state_rows = appending.rows_of(live, batch, payloads, now=kept is not None)
+        if live.late is not None:
+            released.append(
+                Call(state.run_id, functools.partial(appending.late_row_written, live, live.late))
+            )
         try:
             segment.append_many_nowait(
                 [
@@ -277,7 +284,11 @@ class TenantRuntime:
             zip(entries, payloads, strict=True), first_offset
         ):
             live.entries.append((entry.kind, payload, offset, now_us))
-        if len(live.entries) > limits.dispatch_entries_cached_max:
+            live.entries_bytes += len(payload)
+        if (
+            len(live.entries) > limits.dispatch_entries_cached_max
+            or live.entries_bytes > limits.dispatch_page_bytes_max
+        ):
             live.entries = None
 
     def _lose(self, live: LiveRun, error: EngineError) -> None:
@@ -379,7 +390,10 @@ class TenantRuntime:
             live.rest()
 
     def forget(self, run: RunId) -> None:
-        self._runs.pop(run, None)
+        live = self._runs.pop(run, None)
+        if live is not None:
+            # One that was cancelled stands in its queue until a worker comes, and without it all.
+            live.entries = None
 
     # ---- time ----
 
@@ -438,6 +452,17 @@ class TenantRuntime:
         worker = self.pools.release(self.tenant_id, run, lease_epoch)
         if worker is not None:
             worker.port.send(revoke_frame(run, lease_epoch, RevokeReason.EXPIRED, reason))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For who reads longer than a moment: the tenant is not closed meanwhile. A store that is
+        closed under a snapshot keeps its lock, and could not be opened again."""
+        self.journal.pins += 1
+        try:
+            yield
+        finally:
+            self.journal.pins -= 1
+            self.used_us = self.clock.monotonic_us()
 
     def may_rest(self, *, with_queue: bool) -> bool:
         """Whether the tenant can be closed until somebody asks for it or a timer of it is due.

@@ -61,6 +61,9 @@ class Tiers:
     async def tenant_closing(self, tenant: TenantRuntime) -> int | None:
         due_ms = self.archive.tenant(tenant.tenant_id).next_due_ms()
         await self.archive.tenant_closing(tenant.tenant_id)
+        # It may be deleted before it is opened again, and one of its name made anew.
+        for known in [known for known in self._found if known[0] == tenant.tenant_id]:
+            del self._found[known]
         return due_ms
 
     # ---- runs ----
@@ -85,7 +88,8 @@ class Tiers:
         if archived is None:
             return None
         live = archived_run(tenant, run, archived.records)
-        if len(archived.records) <= limits.archived_run_records_kept_max:
+        size = sum(limits.archived_record_bytes + len(one.payload) for one in archived.records)
+        if size <= limits.archived_run_bytes_kept_max:
             self._found[tenant, run] = live
             while len(self._found) > limits.archived_runs_kept_max:
                 self._found.popitem(last=False)

@@ -64,7 +64,9 @@ def list_view(state: RunState, *, is_held: bool) -> RunView:
         created_ms=state.created_ms,
         started_ms=state.started_ms,
         completed_ms=ended_ms,
-        duration_ms=max(0, ended_ms - state.created_ms) if ended_ms else 0,
+        updated_ms=ended_ms,  # of a run that goes on only its journal knows it
+        # Without the time that it waited for a worker, as the column of the archive has it.
+        duration_ms=max(0, ended_ms - state.started_ms) if ended_ms and state.started_ms else 0,
         next_offset=state.next_offset,
         steps_completed=state.steps_completed,
         steps_failed=state.steps_failed,

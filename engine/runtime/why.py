@@ -73,7 +73,7 @@ def _queued(tenant: TenantRuntime, live: LiveRun) -> str:
 
 
 def _waits(waits: list[OpenWait]) -> str:
-    shown = [_wait(wait) for wait in sorted(waits, key=lambda wait: wait.position)[:5]]
+    shown = [_wait(wait) for wait in waits[:5]]
     more = f" and {len(waits) - 5} more" if len(waits) > 5 else ""
     return ", and for ".join(shown) + more
 

@@ -1,8 +1,9 @@
 """A connected worker as the runtime sees it: what it reports, and what becomes of what it held.
 
 The door (coordinator) translates frames into calls of `WorkerSession`; all of them are synchronous.
-A report of an earlier lease changes nothing and is told so. A report twice is taken once. A report
-that is missing means that the stream is broken: the run is taken back.
+A report of an earlier lease changes nothing and is told so. A report twice is taken once. Where one
+is missing, since the stream lost it or there was no room for it for too long, the run is taken back
+and goes to a worker anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from engine.base import limits
 from engine.base.errors import (
     EngineError,
     InvalidInput,
@@ -44,6 +46,8 @@ class WorkerSession:
     def __init__(self, tenant: TenantRuntime, worker: PooledWorker) -> None:
         self._tenant = tenant
         self.worker = worker
+        # The last reports of leases that ended with them, the newest last: epoch, sequence.
+        self._last: dict[RunId, tuple[int, int]] = {}
 
     @property
     def number(self) -> int:
@@ -79,8 +83,11 @@ class WorkerSession:
             self._tenant.check_room()
             self._tenant.carry_out(live, command, [acknowledge])
             lease.sequence = sequence
+            if live.lease is not lease:
+                self._keep_last(run, lease_epoch, sequence)
         except (StaleFence, UnknownRun) as error:
-            self._revoke(run, lease_epoch, RevokeReason.FENCED, error.message)
+            if not self._acknowledge_again(run, lease_epoch, sequence):
+                self._revoke(run, lease_epoch, RevokeReason.FENCED, error.message)
         except (
             MalformedRecord,
             LimitExceeded,
@@ -131,6 +138,21 @@ class WorkerSession:
             )
         return live
 
+    def _keep_last(self, run: RunId, lease_epoch: int, sequence: int) -> None:
+        self._last.pop(run, None)
+        self._last[run] = lease_epoch, sequence
+        if len(self._last) > limits.last_reports_kept_max:
+            del self._last[next(iter(self._last))]
+
+    def _acknowledge_again(self, run: RunId, lease_epoch: int, sequence: int) -> bool:
+        """A report that was written, of a lease that it or a later one ended, has come again."""
+        epoch, last = self._last.get(run, (0, 0))
+        if epoch != lease_epoch or sequence > last:
+            return False
+        acknowledge = AckTo(run, lease_epoch, sequence, self.worker.port)
+        self._tenant.release_after_pending(self._tenant.look(run), [acknowledge])
+        return True
+
     def _refuse(self, run: RunId, lease_epoch: int, sequence: int, error: EngineError) -> None:
         """The report cannot be taken. The worker is told why, and the run fails: another worker
         would report the same."""
@@ -149,7 +171,7 @@ class WorkerSession:
         self._revoke(run, lease_epoch, RevokeReason.EXPIRED, error.message)
 
     def _take_back(self, run: RunId, lease_epoch: int, reason: str) -> None:
-        """The fault is the stream's: another attempt is none of the run's business."""
+        """The fault is the stream's: it is not another attempt of the run."""
         self._tenant.take_back([Lease(run, lease_epoch)], reason)
         self._revoke(run, lease_epoch, RevokeReason.EXPIRED, reason)
 

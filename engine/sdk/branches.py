@@ -2,14 +2,19 @@
 
 Branches start in the order in which they are given. The first failure cancels the others and is
 raised, unless exceptions are asked for as results. Knows no journal.
+
+What is asked for an item of `pull` is asked by a branch of that item's own: which puller takes it
+is a matter of time, and may be another one in the next attempt of the run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from engine.sdk import paths
 from engine.sdk.asked import Asked
 
 Branch = Asked[Any] | asyncio.Future[Any]
@@ -39,8 +44,9 @@ async def pull(
 ) -> list[Any]:
     """Like `join`, of `start(item)` for each item, at most `limit` of them at a time."""
     results: dict[int, Any] = {}
+    branch = paths.next_branch()
     numbered = enumerate(items)
-    pullers = [_pull(start, numbered, results, return_exceptions) for _ in range(limit)]
+    pullers = [_pull(start, numbered, branch, results, return_exceptions) for _ in range(limit)]
     await join(pullers, return_exceptions=False)
     return [results[index] for index in range(len(results))]
 
@@ -48,12 +54,14 @@ async def pull(
 async def _pull(
     start: Callable[[Any], Awaitable[Any]],
     numbered: Iterator[tuple[int, Any]],
+    branch: paths.Branch,
     results: dict[int, Any],
     return_exceptions: bool,
 ) -> None:
     for index, item in numbered:
         try:
-            results[index] = await start(item)
+            asked = paths.call_in(branch.next(), functools.partial(start, item))
+            results[index] = await asked
         except Exception as error:
             if not return_exceptions:
                 raise

@@ -59,8 +59,8 @@ class Run(Protocol):
     def now_us(self) -> int: ...
     @property
     def is_replaying(self) -> bool: ...
-    @property
-    def positions_taken(self) -> int: ...
+    def tell_attempt(self) -> int: ...
+    def draw(self) -> bytes: ...
 
 
 class Context(WithFacts):
@@ -81,7 +81,6 @@ class Context(WithFacts):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._facts = run.facts
-        self._draws = 0
         self.state = State(run)
 
     # ---- steps ----
@@ -352,6 +351,11 @@ class Context(WithFacts):
 
     # ---- time and chance, the same at every replay ----
 
+    @property
+    def attempt(self) -> int:
+        """Of the run, from 1. A new attempt may do other things than the one before."""
+        return self._run.tell_attempt()
+
     def now(self) -> datetime:
         """The time at which the last awaited operation ended, in UTC."""
         return datetime.fromtimestamp(self._run.now_us / 1_000_000, UTC)
@@ -369,9 +373,7 @@ class Context(WithFacts):
         return self._run.is_replaying
 
     def _draw(self) -> bytes:
-        self._draws += 1
-        seed = b"%b/%d/%d" % (self._facts.id, self._run.positions_taken, self._draws)
-        return hashlib.blake2b(seed, digest_size=16).digest()
+        return hashlib.blake2b(self._run.draw(), digest_size=16).digest()
 
 
 class _ReplayLogger(RunLogger):

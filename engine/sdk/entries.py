@@ -31,9 +31,8 @@ from engine.sdk.operations import (
 
 
 class StepTry(msgspec.Struct, frozen=True):
-    """One execution of a step: what it was called with, and when it began and ended."""
+    """One execution of a step: when it began and ended."""
 
-    input: bytes
     started_ms: int
     finished_ms: int
 
@@ -45,7 +44,7 @@ def step_completed(
         position=position,
         name=step.name,
         key=step.key,
-        input=tried.input,
+        input=step.input,
         output=output,
         started_ms=tried.started_ms,
         finished_ms=tried.finished_ms,
@@ -69,7 +68,7 @@ def step_failed(
         position=position,
         name=step.name,
         key=step.key,
-        input=tried.input,
+        input=step.input,
         error=error,
         started_ms=tried.started_ms,
         finished_ms=tried.finished_ms,

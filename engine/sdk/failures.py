@@ -58,11 +58,11 @@ def recorded(error: BaseException) -> Error:
     )
 
 
-def not_deterministic(position: int, recorded: str, asked: str) -> Error:
+def not_deterministic(where: str, recorded: str, asked: str) -> Error:
     """The journal and the code, side by side."""
     return Error(
         code=NotDeterministic.code,
-        message=f"the workflow is not deterministic: at position {position}\n"
+        message=f"the workflow is not deterministic: at {where}\n"
         f"    the journal has     {recorded}\n"
         f"    the code asked for  {asked}\n"
         "A workflow has to ask for the same operations in the same order whenever it is "

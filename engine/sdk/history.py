@@ -6,11 +6,14 @@ Attempts: when a run is tried again, its code starts over, and what is recorded 
 step whose failure was final is the exception: it gets another chance; and so does a change of
 shared state that lost a race which the code did not catch, with the read before it. From the
 earliest of these on, the code of the new attempt may take another way than the old one did, so the
-records behind it are *loose*: used where the code asks for the same, passed over where it does not.
+records behind it are *loose*: used where the code asks for the very same, passed over where it does
+not. Behind it in the journal, that is, since what was recorded before was asked for before. Code
+that reads which attempt it is may go another way from there on.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -56,6 +59,7 @@ from engine.sdk.operations import (
     Wait,
     is_shared,
 )
+from engine.sdk.paths import branch_number
 
 # kind, payload, offset, timestamp_us: as a dispatch carries it
 Entry = tuple[int, bytes, int, int]
@@ -66,6 +70,8 @@ class Recorded(msgspec.Struct):
 
     operation: Operation
     loose: bool = False
+    is_earlier: bool = False  # of an attempt that has failed
+    is_partial: bool = False  # not all of the operation is recorded
     due_ms: int = 0  # of an open wait
     has_default: bool = False  # of a wait
     revision: int = 0  # of a change of state
@@ -88,18 +94,15 @@ class History:
         self.tries: dict[int, Tries] = {}
         self.resumes: list[Resume] = []
         self.revisions: dict[str, int] = {}
-        # The first position that no record of the attempts so far has, at the end of each attempt.
-        self.bases: list[int] = []
+        # Of each branch the first position that no record of the attempts so far has, at the end
+        # of each attempt.
+        self.bases: dict[int, list[int]] = {}
 
     def feed(self, entries: list[Entry]) -> None:
         for kind, data, _, timestamp_us in entries:
             payload = records.decode(kind, data)
             if payload is not None:
                 self._take(payload, timestamp_us)
-
-    @property
-    def position_max(self) -> int:
-        return max(self.recorded, default=0)
 
     def _take(self, payload: Payload, timestamp_us: int) -> None:
         resume = resume_of(payload, timestamp_us, self._has_default)
@@ -125,7 +128,7 @@ class History:
                 self._record(payload.position, read)
             case StateConflicted():
                 lost = ChangeState(payload.name, None, StateScope(payload.scope))
-                self._record(payload.position, lost)
+                self._record(payload.position, lost).is_partial = True
             case UsageReported():
                 self._usage(payload)
             case RunAccepted():
@@ -146,11 +149,12 @@ class History:
     def _record(self, position: int, operation: Operation) -> Recorded:
         known = self.recorded.get(position)
         if known is None or known.loose or known.operation.identity != operation.identity:
+            self.recorded.pop(position, None)  # it comes last: the order is the journal's
             known = self.recorded[position] = Recorded(operation)
         return known
 
     def _step(self, payload: StepCompleted | StepFailed) -> None:
-        self._record(payload.position, Step(payload.name, payload.key, payload.tool))
+        self._record(payload.position, Step(payload.name, payload.key, payload.tool, payload.input))
 
     def _count_try(self, payload: StepFailed) -> None:
         if not payload.retry_at_ms:
@@ -190,13 +194,29 @@ class History:
         }
         if error is not None and error.code == StateConflict.code:
             failed |= self._lost_race()
-        self.bases.append(self.position_max + 1)
+        self._add_bases()
+        for recorded in self.recorded.values():
+            recorded.is_earlier = True
         if not failed:
             return
-        first = min(failed)
         self.resumes = [resume for resume in self.resumes if resume.position not in failed]
+        is_behind = False
         for position, recorded in self.recorded.items():
-            recorded.loose = recorded.loose or position >= first
+            is_behind = is_behind or position in failed
+            recorded.loose = recorded.loose or is_behind
+
+    def loosen(self) -> None:
+        """The code has been told that there were other attempts."""
+        for recorded in self.recorded.values():
+            recorded.loose = recorded.loose or recorded.is_earlier
+
+    def _add_bases(self) -> None:
+        last: dict[int, int] = {}
+        for position in self.recorded:
+            number = branch_number(position)
+            last[number] = max(position, last.get(number, 0))
+        for number, position in last.items():
+            self.bases.setdefault(number, []).append(position + 1)
 
     def _lost_race(self) -> set[int]:
         """The attempt ended on a conflict, the last one: it is to be tried again with what is read
@@ -210,12 +230,11 @@ class History:
         change = self.recorded[lost.position].operation
         assert isinstance(change, ChangeState)
         read = ReadState(change.name, change.scope).identity
-        read_before = [
-            position
-            for position, recorded in self.recorded.items()
-            if position < lost.position and recorded.operation.identity == read
-        ]
-        return {lost.position, *read_before[-1:]}
+        before = itertools.takewhile(lambda position: position != lost.position, self.recorded)
+        reads = [at for at in before if self.recorded[at].operation.identity == read]
+        number = branch_number(lost.position)
+        in_branch = [at for at in reads if branch_number(at) == number]
+        return {lost.position, *(in_branch or reads)[-1:]}
 
 
 def resume_of(

@@ -26,6 +26,11 @@ message_characters_max: Final = 4_000
 traceback_characters_max: Final = 16_000
 step_name_length_max: Final = 256
 
+# The operations of one branch of a workflow: the lower bits of a position count them.
+branch_operations_max: Final = 2**20 - 2
+# How much of a step's input is shown where the journal and the code disagree about it.
+input_characters_shown: Final = 200
+
 # How long a run with nothing to do stays with the worker before it parks, where what it waits for
 # is likely to come soon: a child run, or a timer that is due within this time. A thousand children
 # take longer to come in than one, and parking is dearer with them.

@@ -15,9 +15,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
+from engine.sdk import paths
 from engine.sdk.errors import NotInWorkflow
+
+T = TypeVar("T")
 
 _CLOCK: Final = ("call_later", "call_at")
 _TIME: Final = (
@@ -39,8 +42,18 @@ class ScriptLoop(asyncio.AbstractEventLoop):
         self._now_s = now_s
         self._is_running = False
         self._is_closed = False
+        self._root = paths.Branch()
 
     # ---- for the worker ----
+
+    def start(self, code: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """The workflow's own body; the tasks that it creates are its branches."""
+        return self.create_task(code, context=paths.context_of(self._root))
+
+    @property
+    def branch(self) -> paths.Branch:
+        """The branch that runs."""
+        return paths.current(self._root)
 
     def run(self) -> None:
         """Run the code until all of it waits."""
@@ -92,6 +105,8 @@ class ScriptLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
         **more: Any,
     ) -> asyncio.Task[Any]:
+        if context is None:
+            context = paths.context_of(self.branch.next())
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context, **more)
         self._tasks.append(task)
         if len(self._tasks) > 64 and len(self._tasks) & 63 == 0:

@@ -13,8 +13,9 @@ The driver owns the user's code and tells the machine what happens; the machine 
                                      the run parks
 
 One rule makes replay exact: outcomes reach the code one at a time, in the order of the journal, and
-the next one only when the code has come to rest. The order in which the code asks, and with it
-every position, is then the same in every replay, however its branches are interleaved.
+the next one only when the code has come to rest. The order in which the code asks is then the same
+in every replay, however its branches are interleaved. In a new attempt of the run it need not be,
+because a step that failed is run again; so each branch counts its own positions.
 
 The code goes on at a step's outcome before that is durable, but nothing that others could notice
 happens: a step that it asks for then is held until the acknowledgement, and its end is reported
@@ -40,9 +41,9 @@ from engine.model.payloads import (
     WaitCreated,
 )
 from engine.sdk import entries as entry_of
-from engine.sdk import failures, records
+from engine.sdk import records
 from engine.sdk.entries import StepTry
-from engine.sdk.history import Entry, History, Recorded, Tries, resume_of
+from engine.sdk.history import Entry, History, Tries, resume_of
 from engine.sdk.operations import (
     ChangeState,
     Child,
@@ -57,6 +58,7 @@ from engine.sdk.operations import (
     is_shared,
 )
 from engine.sdk.parking import Parking
+from engine.sdk.positions import Positions
 from engine.sdk.reports import Report, ReportQueue
 
 
@@ -103,7 +105,7 @@ class Machine:
         self._history = History()
         self._reports = ReportQueue()
         self._slots: dict[int, _Slot] = {}
-        self._next_position = 1
+        self._positions = Positions(self._history)
         self._offset_last = -1
         # Outcomes on their way to the code: at once; in order; and once they are durable.
         self._at_once: deque[Resume] = deque()
@@ -165,9 +167,11 @@ class Machine:
 
     # ---- what the code asks ----
 
-    def ask(self, operation: Operation, now_ms: int = 0) -> int:
-        """Gives the operation its position. `now_ms` is what the duration of a wait counts from."""
-        position, recorded = self._place(operation)
+    def ask(self, operation: Operation, now_ms: int = 0, branch: str = "") -> int:
+        """Gives the operation its position. `now_ms` is what the duration of a wait counts from,
+        `branch` the path of who asks."""
+        position, recorded, broken = self._positions.place(operation, branch)
+        self.broken = self.broken or broken
         if self.broken is not None or self.is_over:
             return position
         self._moved = True
@@ -191,13 +195,17 @@ class Machine:
             self._questions.add(position)
         return position
 
-    def change_state(self, change: ChangeState) -> tuple[bytes | None, int]:
+    def change_state(self, change: ChangeState, branch: str = "") -> tuple[bytes | None, int]:
         """The value that the code sees from now on, and its revision."""
-        position = self.ask(change)
+        position = self.ask(change, branch=branch)
         recorded = self._history.recorded.get(position)
         if recorded is not None and isinstance(recorded.operation, ChangeState):
             return recorded.operation.value, recorded.revision
         return change.value, self._history.revisions.get(change.name, 0)
+
+    def tell_attempt(self) -> None:
+        """The code asks which attempt it is, and may decide by that."""
+        self._history.loosen()
 
     def abandon(self, position: int) -> bool:
         """The code no longer waits for it; True if a step that runs is to be stopped."""
@@ -212,13 +220,9 @@ class Machine:
 
     def complete(self, output: bytes) -> None:
         """The code returned."""
-        missing = [
-            position
-            for position, recorded in self._history.recorded.items()
-            if position >= self._next_position and not recorded.loose
-        ]
-        if missing:
-            self._break(min(missing), "nothing more: it returned")
+        left_out = self._positions.left_out()
+        if left_out is not None:
+            self.broken = self._positions.differs(left_out, "nothing more: it returned")
         self._end(RunCompleted(output=output, lease_epoch=self.lease_epoch))
 
     def fail(self, error: Error) -> None:
@@ -347,32 +351,14 @@ class Machine:
         """The run's first record."""
         return self._history.accepted
 
-    @property
-    def positions_taken(self) -> int:
-        return self._next_position - 1
+    def positions_taken(self, branch: str) -> int:
+        return self._positions.taken(branch)
 
     @property
     def entries_acknowledged(self) -> int:
         return self._reports.acknowledged
 
     # ---- inside ----
-
-    def _place(self, operation: Operation) -> tuple[int, Recorded | None]:
-        """The operation's position, and what the journal has there.
-
-        Where an earlier attempt went another way, the new way begins at a position that none of
-        the attempts before has used.
-        """
-        position = self._next_position
-        recorded = self._history.recorded.get(position)
-        while recorded is not None and recorded.operation.identity != operation.identity:
-            if not recorded.loose:
-                self._break(position, operation.describe())
-                break
-            position = next(base for base in self._history.bases if base > position)
-            recorded = self._history.recorded.get(position)
-        self._next_position = position + 1
-        return position, recorded
 
     def _announce(self, position: int, slot: _Slot, now_ms: int) -> None:
         """What the engine has to know when the code asks; of a step it hears at the end."""
@@ -465,14 +451,10 @@ class Machine:
     def _not_asked(self, resume: Resume, *, strict: bool) -> None:
         recorded = self._history.recorded.get(resume.position)
         if strict and recorded is not None and not recorded.loose:
-            self._break(resume.position, "nothing: it waits for something else")
+            asked = "nothing: it waits for something else"
+            self.broken = self._positions.differs(resume.position, asked)
         else:
-            self._known.discard(resume.position)
             self._aside[resume.position] = resume
-
-    def _break(self, position: int, asked: str) -> None:
-        recorded = self._history.recorded[position].operation.describe()
-        self.broken = failures.not_deterministic(position, recorded, asked)
 
     def _end(self, entry: RunCompleted | RunFailed) -> None:
         if self.is_over:

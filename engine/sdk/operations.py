@@ -1,8 +1,9 @@
 """What a workflow's code can ask for, as values, and what comes back.
 
 Each durable operation takes a position. `describe` is how an operation is named when the journal
-and the code disagree, and `same` is what has to agree: the kind, the name and a step's key, not the
-arguments. Knows neither the journal nor the code.
+and the code disagree, and `identity` is what has to agree: the kind, the name and a step's key. Of
+the `details` a step's input has to agree too; the others only where an earlier attempt may have
+gone another way. Knows neither the journal nor the code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.model.payloads import ChildMode, Error, StateScope, WaitKind
+from engine.sdk import limits
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -19,6 +21,11 @@ class Operation(msgspec.Struct, frozen=True):
     def identity(self) -> tuple[object, ...]:
         raise NotImplementedError
 
+    @property
+    def details(self) -> object:
+        """What makes it the very same operation, beside its identity, as far as it is recorded."""
+        return None
+
     def describe(self) -> str:
         raise NotImplementedError
 
@@ -27,6 +34,7 @@ class Step(Operation, frozen=True):
     name: str
     key: str = ""
     tool: bool = False
+    input: bytes = b""  # its arguments as they are recorded
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -34,6 +42,20 @@ class Step(Operation, frozen=True):
 
     def describe(self) -> str:
         return f"step {self.name!r}" + (f" with key {self.key!r}" if self.key else "")
+
+    @property
+    def details(self) -> object:
+        return self.input
+
+    def describe_input(self, other: Step) -> str:
+        """With its input from shortly before where it differs from the other's."""
+        mine, others = (step.input.decode(errors="replace") for step in (self, other))
+        same = next((at for at, (a, b) in enumerate(zip(mine, others, strict=False)) if a != b), 0)
+        start = max(0, same - limits.input_characters_shown // 2)
+        shown = mine[start : start + limits.input_characters_shown]
+        before = "…" if start else ""
+        after = "…" if len(mine) > start + len(shown) else ""
+        return f"{self.describe()} with input {before}{shown}{after}"
 
 
 class Wait(Operation, frozen=True, kw_only=True):
@@ -49,6 +71,10 @@ class Wait(Operation, frozen=True, kw_only=True):
     def identity(self) -> tuple[object, ...]:
         # The text of a question may be corrected while somebody thinks about the answer.
         return ("wait", int(self.kind), self.name if self.kind == WaitKind.SIGNAL else "")
+
+    @property
+    def details(self) -> object:
+        return self.question
 
     def describe(self) -> str:
         if self.kind == WaitKind.TIMER:
@@ -68,6 +94,10 @@ class Child(Operation, frozen=True):
     def identity(self) -> tuple[object, ...]:
         return ("child", self.component, int(self.mode), self.entity_key)
 
+    @property
+    def details(self) -> object:
+        return self.input
+
     def describe(self) -> str:
         of = f" of {self.entity_key!r}" if self.entity_key else ""
         detached = ", detached" if self.mode == ChildMode.DETACH else ""
@@ -86,6 +116,10 @@ class ChangeState(Operation, frozen=True):
     @property
     def identity(self) -> tuple[object, ...]:
         return ("state", int(self.scope), self.name)
+
+    @property
+    def details(self) -> object:
+        return self.value
 
     def describe(self) -> str:
         return f"a change of {described_state(self.scope, self.name)}"

@@ -40,6 +40,8 @@ def _name_foreign(value: Any) -> Any:
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=_encode_foreign)
 _DECODER: Final = msgspec.json.Decoder()
 _LENIENT: Final = msgspec.json.Encoder(enc_hook=_name_foreign)
+# A set has to look the same in every process, since a replay compares what a step is called with.
+_IN_ORDER: Final = msgspec.json.Encoder(enc_hook=_name_foreign, order="deterministic")
 
 # JSON gives these back as they are; for these types a round trip changes nothing.
 _SAME_AFTER: Final = frozenset({str, int, bool, type(None)})
@@ -66,14 +68,20 @@ def encode(value: object, what: str) -> bytes:
 def encode_shown(value: object) -> bytes:
     """The value as JSON for people who read the journal: what JSON cannot say is named by type.
 
-    For the arguments of a step. They are never read back, and a connection or a client is a
-    natural argument of a step.
+    For the arguments of a step. They are compared with the code's in a replay but never read back,
+    and a connection or a client is a natural argument of a step.
     """
-    try:
-        data = _LENIENT.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return _ENCODER.encode(f"<{type(value).__qualname__}>")
+    data = _encode_lenient(value)
     return data if len(data) <= limits.value_bytes_max else _ENCODER.encode("<too large>")
+
+
+def _encode_lenient(value: object) -> bytes:
+    for encoder in (_IN_ORDER, _LENIENT):  # keys of several types, or foreign ones, have no order
+        try:
+            return encoder.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            continue
+    return _ENCODER.encode(f"<{type(value).__qualname__}>")
 
 
 def decode(data: bytes) -> Any:

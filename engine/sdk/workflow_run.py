@@ -44,7 +44,6 @@ class _Running(msgspec.Struct):
 
     begin: Begin
     call: StepCall
-    input: bytes
     job: Job | None = None
     timer: Timer | None = None
 
@@ -81,7 +80,7 @@ class WorkflowRun:
             self._machine.fail(failures.recorded(error))
             return
         context = (Context(self),) if self._component.takes_context else ()
-        self._code = self._loop.create_task(self._component.function(*context, *args, **named))
+        self._code = self._loop.start(self._component.function(*context, *args, **named))
 
     def acknowledge(self, sequence: int) -> None:
         self._machine.acknowledge(sequence)
@@ -135,30 +134,38 @@ class WorkflowRun:
     def is_replaying(self) -> bool:
         return self._machine.is_replaying
 
-    @property
-    def positions_taken(self) -> int:
-        return self._machine.positions_taken
+    def tell_attempt(self) -> int:
+        self._machine.tell_attempt()
+        return self.facts.attempt
+
+    def draw(self) -> bytes:
+        """Other bytes each time, the same ones when the branch comes here again."""
+        branch = self._loop.branch
+        branch.draws += 1
+        taken = self._machine.positions_taken(branch.path)
+        return b"%b/%b/%d/%d" % (self.run_id, branch.path.encode(), taken, branch.draws)
 
     def ask(self, operation: Operation, convert: Callable[[Outcome], T]) -> Asked[T]:
         self._check_inside(operation)
         now_ms = self._site.clock.now_ms() if isinstance(operation, Wait) else 0
-        position = self._machine.ask(operation, now_ms)
+        position = self._machine.ask(operation, now_ms, self._loop.branch.path)
         asked = self._asked[position] = Asked(self, operation, position, convert)
         return asked
 
     def ask_step(self, call: StepCall) -> Asked[Any]:
-        step = Step(call.name, call.key, call.is_tool)
+        given = values.encode_shown(call.arguments)
+        step = Step(call.name, call.key, call.is_tool, given)
         asked = self.ask(step, functools.partial(outcomes.of_step, call.name, call.traits.decoder))
         self._calls[asked.position] = call
         return asked
 
     def change_state(self, change: ChangeState) -> tuple[bytes | None, int]:
         self._check_inside(change)
-        return self._machine.change_state(change)
+        return self._machine.change_state(change, self._loop.branch.path)
 
     def report_usage(self, usage: ReportUsage) -> None:
         self._check_inside(usage)
-        self._machine.ask(usage)
+        self._machine.ask(usage, branch=self._loop.branch.path)
 
     def emit(self, event: str, data: bytes) -> None:
         """What rests on a record that is not durable yet waits for it."""
@@ -274,7 +281,7 @@ class WorkflowRun:
 
     def _begin(self, begin: Begin) -> None:
         call = self._calls[begin.position]
-        running = _Running(begin, call, values.encode_shown(call.arguments))
+        running = _Running(begin, call)
         self._running[begin.position] = running
         delay_ms = begin.due_ms - self._site.clock.now_ms() if begin.due_ms else 0
         if delay_ms > 0:
@@ -327,7 +334,7 @@ class WorkflowRun:
         begin = running.begin
         if self._running.pop(begin.position, None) is None or self._is_dropped:
             return
-        tried = StepTry(running.input, job.started_ms, job.finished_ms)
+        tried = StepTry(job.started_ms, job.finished_ms)
         if job.error is None:
             self._values[begin.position] = job.value
             self._machine.step_completed(begin.position, tried, job.output)

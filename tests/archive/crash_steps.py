@@ -20,6 +20,7 @@ import trio
 from engine.archive.batches import BatchState
 from engine.archive.schema import DATA_SETS
 from engine.archive.steps import Step, go_on
+from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.ids import RunId, parse_run_id, run_id_text
 from engine.journal.layout import open_run_key, run_key
@@ -29,10 +30,19 @@ from tests.archive.test_flow import bytes_of
 from tests.faults.processes import in_child
 
 RUNS_PER_BATCH = 4
-BATCHES = 3
-# At which time of coming to a step the process dies.
-TIMES = (1, 2, 3) if os.environ.get("ENGINE_TEST_CRASH_POINTS") == "all" else (1,)
+# So many become one while their day still grows, and that one and the last when it is over.
+FAN_IN = 3
+BATCHES = FAN_IN + 1
+RUNS_PER_DELETION = 3  # so that the hot copies of a batch go in several writes
 GRACE_S = 600
+
+
+def times_of(step: Step) -> tuple[int, ...]:
+    """At which time of coming to a step the process dies."""
+    if os.environ.get("ENGINE_TEST_CRASH_POINTS") == "all":
+        return (1, 2, 3)
+    # Compaction has two parts: of the day that grows, and of the day that is over.
+    return (1, 2) if list(Step).index(step) >= list(Step).index(Step.COMPACTION_PLANNED) else (1,)
 
 
 def ids() -> tuple[list[list[tuple[RunId, int]]], RunId]:
@@ -67,6 +77,7 @@ async def play(folder: Path, on_step: Callable[[Step], None]) -> None:
                 await write_once(house, run, completed(at_us, output=run.hex().encode()))
             await house.archive.flush_now(ACME)
         await house.archive.retain_now(ACME)
+        await house.archive.compact_now(ACME)
         clock.advance_us(DAY_US)
         await house.archive.compact_now(ACME)
         clock.advance_us(2 * GRACE_S * 1_000_000)
@@ -138,9 +149,11 @@ def recover(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    limits.archive_compacted_fan_in = FAN_IN  # type: ignore[misc]
+    limits.archive_delete_runs_max = RUNS_PER_DELETION  # type: ignore[misc]
     kills = 0
     for step in Step:
-        for times in TIMES:
+        for times in times_of(step):
             here = folder / f"{step}-{times}"
             code = in_child(trio.run, play, here, dying_at(step, times))
             assert code in (0, -signal.SIGKILL), f"{step}: exit {code}"

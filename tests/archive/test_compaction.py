@@ -1,4 +1,4 @@
-"""Many small objects of a day that is over become one; no reader sees a run twice or not at all."""
+"""Many small objects of a day become one; no reader sees a run twice or not at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from engine.archive.batches import Batch, BatchState, ObjectFact
-from engine.archive.compaction import groups_to_compact
+from engine.archive.batches import BatchState
 from engine.archive.steps import Step
 from engine.base import limits
 from engine.base.ids import parse_run_id
@@ -122,29 +121,65 @@ async def test_runs_of_one_day_that_are_still_hot_stay_listed(house: House) -> N
     assert batch.hot_runs() == [child]
 
 
-def batch(number: int, day: str = "2026-01-01", size: int = 1_000) -> Batch:
-    return Batch(
-        batch_id=f"{number:04}",
-        state=BatchState.ACKNOWLEDGED,
-        day=day,
-        runs=1,
-        planned_ms=0,
-        objects={"runs": ObjectFact(size, 1)},
-        from_ms=number,
-    )
+# ---- of a day that still grows ----
 
 
-def test_which_batches_become_one() -> None:
-    small = [batch(number) for number in range(3)]
-    other_day = [batch(number, "2026-01-02") for number in (5, 6)]
-    alone = batch(9, "2026-01-03")
-    large = batch(4, size=limits.archive_compacted_bytes_aim)
-    today = [batch(number, "2026-01-09") for number in (7, 8)]
-    found = groups_to_compact([*today, large, alone, *other_day, *reversed(small)], "2026-01-09")
-    assert found == [small, other_day]
+async def test_a_growing_day_has_few_objects(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "archive_compacted_fan_in", 3)
+    written = await several_batches(house, 4)
+    assert await house.archive.compact_now(ACME) == 3
+    assert await house.archive.compact_now(ACME) == 0
+    assert len(house.tenant.snapshot().run_files) == 2
+    assert seen(house.tenant) == sorted(written)
+
+    house.clock.advance_us(DAY_US)
+    assert await house.archive.compact_now(ACME) == 2
+    assert seen(house.tenant) == sorted(written)
+    assert (await house.archive.verify(ACME)).problems == ()
+    (file,) = house.tenant.snapshot().run_files
+    moments = pq.read_table(file, partitioning=None).column("completed_ms").to_pylist()
+    assert moments == sorted(moments)
 
 
-def test_no_object_becomes_larger_than_it_should() -> None:
-    size = limits.archive_compacted_bytes_aim // 5
-    found = groups_to_compact([batch(number, size=size) for number in range(12)], "2026-01-09")
-    assert [len(group) for group in found] == [5, 5, 2]
+async def test_a_fresh_directory_finds_what_was_replaced_twice(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replaced objects are all still there."""
+    monkeypatch.setattr(limits, "archive_compacted_fan_in", 3)
+    written = await several_batches(house, 4)
+    await house.archive.compact_now(ACME)
+    house.clock.advance_us(DAY_US)
+    await house.archive.compact_now(ACME)
+    assert len(list(house.archive.store.list("runs/"))) == 6
+    bucket = str(house.data_dir / "archive")
+    async with open_house(tmp_path / "second", url=bucket) as second:
+        assert (await second.archive.rehydrate(ACME)).batches == 1
+        assert seen(second.tenant) == sorted(written)
+
+
+async def test_the_row_of_hot_ids_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hot retention that is longer than a day, all runs are still hot when it is over."""
+    monkeypatch.setattr(limits, "archive_compacted_hot_bytes_max", 24 * 12)
+    written = await several_batches(house, 4)
+    house.clock.advance_us(DAY_US)
+    assert await house.archive.compact_now(ACME) == 4
+    batches = house.tenant.manifest.of_state(BatchState.ACKNOWLEDGED)
+    assert [len(one.hot) for one in batches] == [24 * 10, 24 * 10]
+    assert await house.archive.compact_now(ACME) == 0
+    await house.archive.retain_now(ACME)
+    assert await house.archive.compact_now(ACME) == 2
+    assert seen(house.tenant) == sorted(written)
+
+
+async def test_an_old_run_is_found_when_its_batch_was_compacted(house: House) -> None:
+    """Its id is far from those of its neighbours, and none of them is read to know that."""
+    old = new_ids(NOW_US - 3 * DAY_US)()
+    await write_run(house.journal, old, completed(lasting_us=3 * DAY_US))
+    written = await several_batches(house, 3)
+    house.clock.advance_us(DAY_US)
+    await house.archive.compact_now(ACME)
+    (batch,) = house.tenant.manifest.of_state(BatchState.ACKNOWLEDGED)
+    assert batch.outliers == old
+    assert not batch.may_have(new_ids(NOW_US - 2 * DAY_US)())
+    assert all(batch.may_have(parse_run_id(text)) for text in written)
+    assert await house.archive.lookup(ACME, old) is not None

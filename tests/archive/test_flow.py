@@ -38,7 +38,7 @@ async def test_an_ended_run_is_hot_then_in_a_file_then_only_there(house: House) 
     for text, values in written.items():
         found = await house.archive.lookup(house.journal.tenant_id, parse_run_id(text))
         assert found is not None
-        assert found.run["run_id"] == text
+        assert found.run_id == parse_run_id(text)
         assert bytes_of(found.records) == values
 
 

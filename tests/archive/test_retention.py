@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.archive.batches import BatchState
+from engine.archive.reading import Pacer
 from engine.archive.retention import neighbours_of
 from engine.base import limits
 from engine.base.clock import ManualClock
@@ -90,6 +91,45 @@ async def test_what_runs_leave_is_deleted_in_writes_of_a_bounded_size(
     assert batch.hot == b""
 
 
+async def test_each_run_of_a_compacted_batch_goes_in_its_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the last of them is due; and not for each of them is the row of them rewritten."""
+    monkeypatch.setattr(limits, "archive_compacted_fan_in", 4)
+    for number in range(4):
+        await write_runs(house.journal, 5, at_us=NOW_US + number * HOUR_US)
+        await house.archive.flush_now(ACME)
+    assert await house.archive.compact_now(ACME) == 4
+
+    def at(offset_us: int) -> None:
+        house.clock.advance_us(NOW_US + HOUR_US + offset_us - house.clock.now_us())
+
+    at(1_500)  # two of twenty
+    assert (await house.archive.retain_now(ACME)).hot_runs == 0
+    at(HOUR_US // 2)
+    assert (await house.archive.retain_now(ACME)).hot_runs == 5
+    at(3 * HOUR_US - 1_000_000)
+    assert (await house.archive.retain_now(ACME)).hot_runs == 10
+    at(3 * HOUR_US + 1_000_000)
+    assert (await house.archive.retain_now(ACME)).hot_runs == 5
+    assert not list(house.journal.rows(b"r"))
+
+
+async def test_the_journal_is_compacted_when_enough_has_gone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rewriting of what stays, so not for every few runs."""
+    monkeypatch.setattr(limits, "archive_hint_runs_min", 8)
+    for number, gathered in ((1, 5), (2, 0), (3, 5)):
+        await write_runs(house.journal, 5, at_us=NOW_US + number * HOUR_US)
+        await house.archive.flush_now(ACME)
+        house.clock.advance_us(3 * HOUR_US)
+        assert (await house.archive.retain_now(ACME)).hot_runs == 5
+        assert house.tenant.emptied.runs == gathered
+        # What is deleted is an entry of its own until then.
+        assert (house.journal.store.statistics()["records_estimated"] == 0) is (gathered == 0)
+
+
 # ---- which records may go as one range ----
 
 SETTLED_MS = NOW_US // 1_000 + 10_000_000
@@ -110,7 +150,7 @@ async def grouped(
     rows: list[tuple[bytes, bytes | None]] = [(run_key(run), b"") for run in (*going, *ended)]
     rows += [(open_run_key(run), b"") for run in still_open]
     await house.journal.write_rows(rows)
-    return neighbours_of(house.journal.snapshot(), going, settled_ms)
+    return neighbours_of(house.journal.snapshot(), going, settled_ms, Pacer())
 
 
 async def test_runs_with_nothing_between_them_go_together(house: House) -> None:

@@ -124,6 +124,17 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     [
         ("gs://bucket/prefix", "", "archive.url"),
         ("s3:///prefix", "", "archive.url"),
+        ("s3://b", "", "archive.url names the bucket 'b'.* 3 to 63 "),
+        ("s3://Bucket", "", "archive.url names the bucket 'Bucket'.* lower-case"),
+        ("s3://under_score", "", "archive.url names the bucket"),
+        ("s3://two..dots", "", "archive.url names the bucket 'two..dots'.* no dot beside a dot"),
+        ("s3://dot.-hyphen", "", "archive.url names the bucket"),
+        ("s3://-begins", "", "archive.url names the bucket"),
+        ("s3://ends-", "", "archive.url names the bucket"),
+        ("s3://127.0.0.1/prefix", "", "archive.url names the bucket.* not an IP address"),
+        (f"s3://{'b' * 64}", "", "archive.url names the bucket"),
+        ("s3://bucket/../other", "", "archive.url has the prefix '../other'"),
+        ("s3://bucket/a//b", "", "archive.url has the prefix 'a//b'"),
         ("s3://bucket/prefix", "minio:9000", "archive.endpoint"),
         ("s3://bucket/prefix", "http://minio:9000/path", "archive.endpoint"),
     ],
@@ -133,6 +144,13 @@ def test_settings_that_cannot_be_used_are_named(
 ) -> None:
     with pytest.raises(InvalidSettings, match=named):
         open_store(ArchiveSettings(url=url, endpoint=endpoint), tmp_path)
+
+
+@pytest.mark.parametrize("bucket", ["abc", "a-b.c-d", "2026--runs", "x" * 63, "1.2.3"])
+def test_bucket_names_that_there_are(tmp_path: Path, bucket: str) -> None:
+    assert open_store(ArchiveSettings(url=f"s3://{bucket}"), tmp_path).shown_url == (
+        f"s3://{bucket}/engine"
+    )
 
 
 def test_a_ca_file_that_is_none(tmp_path: Path) -> None:

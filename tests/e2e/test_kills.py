@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.base import limits
@@ -127,6 +128,16 @@ def test_a_worker_survives_every_restart_of_its_runtime(tmp_path: Path) -> None:
         assert worker.poll() is None
         assert not engine.has_said("Traceback")
         assert Marks(engine.marks).done_again(engine) == []
+
+
+def test_who_is_waiting_when_the_runtime_is_stopped_is_still_answered(tmp_path: Path) -> None:
+    with processes(tmp_path) as engine, ThreadPoolExecutor(1) as threads:
+        engine.start(workers=1)
+        asked = threads.submit(engine.client.post, "/v1/workflows/nap/run", json=2.0)
+        engine.wait_until(lambda: engine.statuses("nap"), "its run is under way")
+        engine.stop_runtime()
+        answer = asked.result()
+        assert (answer.status_code, answer.json()["output"]) == (200, 2.0)
 
 
 def test_signals_survive_restarts(tmp_path: Path) -> None:

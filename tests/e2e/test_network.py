@@ -13,7 +13,14 @@ from engine.base.ids import parse_run_id
 from engine.ext import frames
 from engine.model.payloads import RunCompleted, StepCompleted
 from engine.model.runs import ComponentKind
-from engine.model.worker_frames import Component, Refused, Register, Registered, Revoke
+from engine.model.worker_frames import (
+    Component,
+    Refused,
+    Register,
+    Registered,
+    Revoke,
+    RevokeReason,
+)
 from engine.sdk.transport import Connection, parse_endpoint
 from engine.wire import worker as wire
 from engine.wire.journal import encode, kind_of
@@ -150,8 +157,10 @@ def test_a_frame_that_comes_twice_counts_once(tmp_path: Path) -> None:
         await worker.send(first)
         assert [(await worker.next("ack"))[3] for _ in range(3)] == [1, 1, 1]
         await worker.send(report(key, epoch, 2, DONE), report(key, epoch, 2, DONE))
+        assert [(await worker.next("ack"))[3] for _ in range(2)] == [2, 2]
+        await worker.send(report(key, epoch, 2, DONE), report(key, epoch, 3, DONE))
         assert (await worker.next("ack"))[3] == 2
-        # With its end the lease has ended, so the second one is a frame of an earlier lease.
+        # With the run's end the lease has ended, so anything new is a frame of an earlier lease.
         assert (await worker.next(Revoke)).lease_epoch == epoch
         assert running.output_of(run) == "done"
         assert [entry["kind"] for entry in running.journal_of(run)] == [
@@ -164,9 +173,10 @@ def test_a_frame_that_comes_twice_counts_once(tmp_path: Path) -> None:
     by_hand(tmp_path, play)
 
 
-def test_frames_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+def test_frames_in_the_wrong_order_are_not_written(tmp_path: Path) -> None:
     """A report that is ahead of its turn is not written, and neither is the one that then comes
-    late: the run ends with what was wrong, and another run of the worker does not suffer."""
+    late: the stream is at fault, so the run is given out anew, which is not an attempt. Another
+    run of the worker does not suffer."""
 
     async def play(running: Processes, worker: Wire) -> None:
         run, other = (running.submit("by_hand", None, name) for name in ("run", "other"))
@@ -178,13 +188,22 @@ def test_frames_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
             report(key, epochs[key], 1, step(1)),
             report(other_key, epochs[other_key], 1, DONE),
         )
-        refused = await worker.next(Refused)
-        assert (refused.code, refused.run_id, refused.sequence) == ("malformed_record", key, 2)
-        assert not refused.fatal
-        assert running.output_of(other) == "done"
-        running.wait_until(lambda: running.status_of(run) == "FAILED", "the run has failed")
+        for reason in (RevokeReason.EXPIRED, RevokeReason.FENCED):
+            revoked = await worker.next(Revoke)
+            assert (revoked.run_id, revoked.lease_epoch) == (key, epochs[key])
+            assert revoked.reason == reason
+        _, again, epoch, *_ = await worker.next("dispatch")
+        assert (again, epoch) == (key, epochs[key] + 1)
+        await worker.send(report(key, epoch, 1, DONE))
+        assert [running.output_of(name) for name in (run, other)] == ["done", "done"]
         kinds = [entry["kind"] for entry in running.journal_of(run)]
-        assert kinds == ["RUN_ACCEPTED", "RUN_STARTED", "RUN_FAILED"]
+        assert kinds == [
+            "RUN_ACCEPTED",
+            "RUN_STARTED",
+            "RUN_YIELDED",
+            "RUN_STARTED",
+            "RUN_COMPLETED",
+        ]
 
     by_hand(tmp_path, play)
 

@@ -216,6 +216,14 @@ async def test_a_damaged_file_is_left_out_and_reported(
     assert [file for _, file, _ in reports] == [lake.run_files[1]]
 
 
+@pytest.mark.parametrize("status", [one for one in RunStatus if not one.is_terminal])
+def test_runs_that_go_on_are_looked_for_in_no_file(status: RunStatus) -> None:
+    """Otherwise the shortest list, of what waits now, would be the one that reads every file."""
+    files = [f"/lake/runs/tenant=acme/day={day_of(JANUARY_MS)}/runs-1.parquet"]
+    assert not listing.files_to_look_at(files, RunFilter(status=status))
+    assert listing.files_to_look_at(files, RunFilter(status=RunStatus.FAILED))
+
+
 async def test_a_full_page_of_newer_hot_runs_reads_no_file(lake: Lake) -> None:
     """The archive may even be gone."""
     lake.root = "s3://nowhere/engine"

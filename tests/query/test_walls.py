@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -235,6 +236,49 @@ async def test_dots_in_an_s3_address_pass_the_second_wall(
         with pytest.raises(ReadingFailed, match="Could not connect"):
             await turn.run(lambda session: session.execute(f"FROM read_parquet('{dotted}')"))
     await pool.aclose()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        # Not the WITH, but the catalog, is asked inside of it, before it and outside of it.
+        'WITH "{name}" AS (FROM "{name}") FROM "{name}"',
+        'WITH a AS (FROM "{name}"), "{name}" AS (SELECT 1) FROM a',
+        'FROM "{name}" WHERE 1 IN (WITH "{name}" AS (SELECT 1 AS x) SELECT x FROM "{name}")',
+    ],
+)
+async def test_a_name_that_a_with_gives_opens_no_other_door(
+    tier: QueryTier, lake: Lake, places: dict[str, str], sql: str
+) -> None:
+    connection = duckdb.connect()
+    internal = connection.execute("SELECT view_name FROM duckdb_views() WHERE internal").fetchall()
+    assert len(internal) > 20
+    dotted = "s3://bucket/engine/runs/tenant=acme/../tenant=umbra/a.parquet"
+    # Those of information_schema and of pg_catalog alone need their schema before them.
+    own = {name for (name,) in internal if _is_found(connection, name)}
+    for name in {places["other"], places["dotted"], dotted, "hot_runs", "HOT_STEPS", *own}:
+        with pytest.raises(QueryRefused, match="a WITH cannot be named"):
+            await tier.run(TENANT, sql.format(name=name), lake.snapshot)
+
+
+def _is_found(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    try:
+        connection.execute(f'FROM "{name}" LIMIT 0')
+    except duckdb.Error:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("columns", [",".join(["1"] * 20_000), ",".join(["*"] * 100)])
+async def test_an_answer_is_only_so_wide(tier: QueryTier, lake: Lake, columns: str) -> None:
+    """The driver takes the square of it, and hears nothing meanwhile: 20,000 took 40 s."""
+    with pytest.raises(InvalidQuery, match=r"columns, it can have 1000"):
+        await tier.run(TENANT, f"SELECT {columns} FROM runs", lake.snapshot)
+
+
+async def test_a_number_beyond_all_doubles_is_the_users_fault(tier: QueryTier, lake: Lake) -> None:
+    with pytest.raises(InvalidQuery, match="too large"):
+        await tier.run(TENANT, "SELECT 1e400", lake.snapshot)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import EngineError, StorageDamaged, StorageFull
 from engine.base.ids import ProjectId, RunId, TenantId
@@ -159,7 +160,7 @@ async def test_killed_between_the_wake_row_and_the_closing(tmp_path: Path, with_
         if with_row:
             runtime = engine.open_tenants()[0]
             await runtime.journal.barrier()
-            assert engine.roster._note_wake(runtime, with_queue=False)
+            assert engine.roster._note_wake(runtime, 2**63 - 1, with_queue=False)
         files_as_they_are(tmp_path / "before", tmp_path / "after")
     async with open_engine(tmp_path / "after", JournalSettings(), clock=clock) as engine:
         assert [each.tenant_id for each in engine.open_tenants()] == ([] if with_row else [TENANT])
@@ -277,6 +278,26 @@ async def test_a_tenant_whose_recovery_fails_is_tried_again(
         clock.advance_us(5_000_000)
         await engine.tenant(TENANT)
         assert engine.refused_tenants() == {}
+
+
+async def test_a_tenant_that_nobody_asks_for_is_tried_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_tenants(tmp_path)
+    clock = ManualClock()
+
+    def fails(runtime: TenantRuntime) -> int:
+        raise StorageDamaged("block 7 is not what was written")
+
+    monkeypatch.setattr(TenantRuntime, "recover", fails)
+    async with open_engine(tmp_path, JournalSettings(), clock=clock) as engine:
+        assert engine.open_tenants() == []
+        monkeypatch.undo()
+        assert await engine.roster.wake_due()  # nobody is due yet
+        assert engine.open_tenants() == []
+        clock.advance_us(limits.tenant_reopen_ms * 1_000)
+        assert await engine.roster.wake_due()
+        assert {each.tenant_id for each in engine.open_tenants()} == {TENANT, OTHER}
 
 
 async def test_a_tenant_stays_open_when_its_wake_cannot_be_noted(

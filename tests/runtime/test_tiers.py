@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trio
 
 from engine.archive.steps import Step
 from engine.base import limits
+from engine.base.clock import system_clock
 from engine.base.errors import RunTerminal, UnknownRun
 from engine.base.ids import RunId, new_run_id, run_id_text
 from engine.cli.tiers import open_tiers
@@ -20,7 +22,7 @@ from engine.config.settings import Settings
 from engine.journal.layout import run_key
 from engine.model.payloads import RunCompleted, StepCompleted
 from engine.model.runs import RunStatus
-from engine.model.views import RunEvent, RunFilter, RunPage, StartRequest
+from engine.model.views import RunEvent, RunFilter, RunPage, RunView, StartRequest
 from engine.runtime.engine import Engine, open_engine
 from engine.runtime.handle import Handle
 from engine.runtime.tiers import Tiers
@@ -169,6 +171,26 @@ async def test_filters_mean_the_same_in_both_tiers(moving: Moving) -> None:
     assert [view.run_id for view in page.runs] == [run_id_text(hot), run_id_text(archived)]
     failed = await moving.handle.list_runs(CONTEXT, RunFilter(status=RunStatus.FAILED))
     assert failed == RunPage(())
+
+
+async def test_a_run_that_waited_looks_the_same_in_both_tiers(moving: Moving) -> None:
+    run = await moving.run(start_at_ms=system_clock.now_ms() + 50, tags={"team": "tea"})
+
+    async def seen() -> tuple[RunView, RunView]:
+        page = await moving.handle.list_runs(CONTEXT, RunFilter())
+        (listed,) = page.runs
+        # The archive has no column for when a run was not to begin before.
+        listed = msgspec.structs.replace(listed, start_at_ms=0)
+        return listed, await moving.handle.get_run(CONTEXT, run)
+
+    hot, hot_alone = await seen()
+    assert 0 < hot.updated_ms == hot.completed_ms
+    assert hot.duration_ms == hot.completed_ms - hot.started_ms < hot.completed_ms - hot.created_ms
+    await moving.archive()
+    await moving.delete_hot()
+    assert await seen() == (hot, hot_alone)
+    answer = await moving.handle.query(CONTEXT, "SELECT duration_ms FROM runs")
+    assert answer.rows == ((hot.duration_ms,),)
 
 
 async def test_a_query_counts_each_run_once_wherever_it_is(moving: Moving) -> None:

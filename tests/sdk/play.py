@@ -168,7 +168,7 @@ class Play:
         )
 
     def _tried(self) -> StepTry:
-        return StepTry(b"[]", self.now_ms - 5, self.now_ms)
+        return StepTry(self.now_ms - 5, self.now_ms)
 
     def _lines(self, turn: Turn) -> list[str]:
         lines = []
@@ -212,5 +212,5 @@ def _said(resume: Resume) -> str:
             return f"{resume.position} lost: {revision}, not {expected}"
 
 
-def step(name: str, key: str = "") -> Step:
-    return Step(name, key)
+def step(name: str, key: str = "", *, given: bytes = b"[]") -> Step:
+    return Step(name, key, input=given)

@@ -11,6 +11,7 @@ import pytest
 from engine.model.payloads import StepCompleted
 from engine.model.runs import RunStatus
 from engine.sdk import Context, StepError, function, workflow
+from engine.sdk.paths import position_of
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 
@@ -52,7 +53,12 @@ def test_parallel_gives_results_in_order() -> None:
     worker.host.finish(0)
     worker.settle()
     assert run.result() == [2, 4, 6]
-    assert [step.position for step in run.of(StepCompleted)] == [3, 2, 1, 4]
+    assert [step.position for step in run.of(StepCompleted)] == [
+        position_of(1, 1),
+        2,
+        1,
+        position_of(1, 2),
+    ]
 
 
 def test_gather_by_name() -> None:

@@ -3,7 +3,8 @@ is not run again, and the journal replays to the same end.
 
 A program is a tree; `expected` says what it returns, `perform` runs it as a workflow would. What
 happens in between (which step ends first, when acknowledgements arrive, when the worker is lost,
-when time passes) comes from the seed, which a failure prints.
+when time passes) comes from the seed, which a failure prints. In half of the programs something
+fails until the run is tried again as a whole, in the midst of branches too.
 """
 
 from __future__ import annotations
@@ -34,18 +35,25 @@ Program = list[Any]
 SEEDS = range(150)
 RETRY = RetryPolicy(attempts_max=3, initial_ms=40, jitter=0)
 SIGNAL_VALUE = 7
+BRANCHED = ("parallel", "gather", "tasks", "all", "child")
+ATTEMPTS_MAX = 200
 
 
-def random_program(chance: random.Random, depth: int = 0) -> Program:
+def random_program(chance: random.Random, depth: int = 0, *, retried: bool = False) -> Program:
     simple = ["step", "step", "flaky", "fails", "sleep", "nap", "signal", "state", "usage", "draw"]
     simple += ["shared", "shared"]
+    if retried:
+        simple += ["trips", "stumbles", "fails", "either", "either"]
     nested = ["parallel", "gather", "map", "tasks", "race", "child"] if depth < 2 else []
+    if retried and depth < 2:
+        nested += ["all", "all", "all"]
     program: Program = []
     for _ in range(chance.randint(1, 4)):
         kind = chance.choice(simple + nested)
-        if kind in ("parallel", "gather", "tasks", "child"):
+        if kind in BRANCHED:
             count = 1 if kind == "child" else chance.randint(2, 3)
-            program.append([kind, [random_program(chance, depth + 1) for _ in range(count)]])
+            parts = [random_program(chance, depth + 1, retried=retried) for _ in range(count)]
+            program.append([kind, parts])
         else:
             program.append([kind, chance.randint(1, 5)])
     return program
@@ -55,7 +63,7 @@ def expected(program: Program) -> int:
     total = 0
     for kind, rest in program:
         match kind:
-            case "step" | "flaky" | "state":
+            case "step" | "flaky" | "state" | "stumbles" | "either":
                 total += rest * 2
             case "fails":
                 total += 100
@@ -65,7 +73,7 @@ def expected(program: Program) -> int:
                 total += sum(2 * item for item in range(rest))
             case "race":
                 total += 1
-            case "parallel" | "gather" | "tasks" | "child":
+            case "parallel" | "gather" | "tasks" | "all" | "child":
                 total += sum(expected(part) for part in rest)
             case _:
                 pass
@@ -90,13 +98,25 @@ async def fails(x: int) -> None:
     raise ValueError(str(x))
 
 
+_STUMBLED: set[str] = set()
+
+
+@function
+async def stumbles(ctx: StepContext, x: int) -> int:
+    """Fails when it is run for the first time, which is the run's to try again."""
+    if ctx.idempotency_key not in _STUMBLED:
+        _STUMBLED.add(ctx.idempotency_key)
+        raise OSError("not yet")
+    return 2 * x
+
+
 def shared_total(program: Program) -> int:
     """What the program adds to the counter that all its runs share."""
     total = 0
     for kind, rest in program:
         if kind == "shared":
             total += rest
-        elif kind in ("parallel", "gather", "tasks", "child"):
+        elif kind in BRANCHED:
             total += sum(shared_total(part) for part in rest)
     return total
 
@@ -130,6 +150,15 @@ async def _perform_one(ctx: Context, kind: str, rest: Any) -> int:
                 await ctx.step(fails, rest)
             except StepError:
                 return 100
+            return 0
+        case "stumbles":
+            return await ctx.step(stumbles, rest)
+        case "either":
+            return await _either(ctx, rest)
+        case "trips":
+            await ctx.step(double, rest)
+            if ctx.attempt <= min(rest, 2):
+                raise RuntimeError("the run has to be tried again")
             return 0
         case "sleep":
             await ctx.sleep(rest)
@@ -167,12 +196,36 @@ async def _perform_several(ctx: Context, kind: str, rest: Any) -> int:
         case "gather":
             named = {f"branch{at}": perform(ctx, part) for at, part in enumerate(rest)}
             return sum((await ctx.gather(**named)).values())
+        case "all":
+            return await _all(ctx, rest)
         case "tasks":
             return sum(await asyncio.gather(*(perform(ctx, part) for part in rest)))
         case "child":
             result: int = await ctx.call(program_run, rest[0])
             return result
     raise AssertionError(kind)
+
+
+async def _either(ctx: Context, x: int) -> int:
+    """The first attempt that comes here goes one way, the next one may go another: it has more to
+    do, and asks for the same by name, with other arguments."""
+    try:
+        result = await ctx.step(stumbles, x)
+    except StepError:
+        assert await ctx.step(double, x + 10) == 2 * x + 20
+        raise
+    assert await ctx.step(double, x + 20) == 2 * x + 40
+    assert await ctx.step(double, x + 30) == 2 * x + 60
+    return result
+
+
+async def _all(ctx: Context, parts: list[Program]) -> int:
+    """Whoever fails, the others go on to their end; then the run fails."""
+    done = await ctx.parallel(*(perform(ctx, part) for part in parts), return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return sum(done)
 
 
 async def _race(ctx: Context, x: int) -> int:
@@ -189,14 +242,18 @@ async def program_run(ctx: Context, program: list[Any]) -> int:
     return await perform(ctx, program)
 
 
+COMPONENTS = [program_run, double, flaky, fails, stumbles]
+
+
 class Fate:
     """Decides what happens next, until the run has ended; then lets everything come to rest."""
 
     def __init__(self, seed: int, program: Program) -> None:
         self.chance = random.Random(seed)
         self.engine = FakeEngine()
+        self.engine.attempts_max = ATTEMPTS_MAX
         self.engine.page_entries = self.chance.choice([3, 10_000])
-        self.worker = BenchWorker(self.engine, [program_run, double, flaky, fails])
+        self.worker = BenchWorker(self.engine, COMPONENTS)
         self.run = self.engine.start("program_run", program)
         self.losses = 0
 
@@ -242,9 +299,14 @@ class Fate:
             assert not begun & positions, f"{begun & positions} run again"
 
 
+@pytest.fixture(autouse=True)
+def nothing_has_stumbled() -> None:
+    _STUMBLED.clear()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_result_is_the_models_whatever_happens(seed: int) -> None:
-    program = random_program(random.Random(seed))
+    program = random_program(random.Random(seed), retried=seed % 2 == 1)
     fate = Fate(seed, program)
     run = fate.play()
     assert run.status is RunStatus.COMPLETED, (program, run.error and run.error.message)
@@ -269,17 +331,19 @@ def _check_the_journal(run: FakeRun) -> None:
 def test_every_prefix_of_a_journal_replays(seed: int) -> None:
     """Whatever part of it was durable when the worker was lost, a new worker goes on from there
     and asks for nothing else than was asked for."""
-    program = random_program(random.Random(1_000 + seed))
+    program = random_program(random.Random(1_000 + seed), retried=seed % 2 == 1)
     fate = Fate(seed, program)
     whole = fate.play()
     for length in range(1, len(whole.journal)):
-        worker = BenchWorker(FakeEngine(), [program_run, double, flaky, fails])
+        worker = BenchWorker(FakeEngine(), COMPONENTS)
+        worker.engine.attempts_max = ATTEMPTS_MAX
         run = worker.engine.start("program_run", program)
         del run.journal[:]
         run.journal.extend(whole.journal[:length])
         worker.engine.runs[whole.run_id] = worker.engine.runs.pop(run.run_id)
         run.run_id = whole.run_id
-        run.attempt = 1
+        run.attempt = 1 + run.kinds().count("RUN_RETRYING")
         for _ in range(50):
             worker.step()
         assert run.error is None, (length, run.error)
+        worker.crash()

@@ -117,3 +117,11 @@ def test_arguments_are_shown_as_well_as_they_can_be() -> None:
         b'[1,"<object>",{"a":"<builtin_function_or_method>"}]'
     )
     assert values.encode_shown(({object(): 1},)) == b'[{"<object>":1}]'
+
+
+def test_arguments_look_the_same_in_every_process() -> None:
+    """A replay compares them; the order of a set of texts is another one in each process."""
+    names = [f"name {number}" for number in range(20)]
+    shown = values.encode_shown((set(names), {"b": 1, "a": 2}))
+    assert shown == values.encode_shown(({*names[::-1]}, {"a": 2, "b": 1}))
+    assert values.decode(shown)[0] == sorted(names)

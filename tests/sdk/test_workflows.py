@@ -300,3 +300,22 @@ def test_a_run_that_is_tried_again_repeats_only_the_step_that_failed() -> None:
     assert run.result() == "done"
     assert ran == [1, "unlucky", "unlucky"]
     assert run.attempt == 2
+
+
+def test_a_step_is_recorded_with_the_time_that_it_took() -> None:
+    engine = FakeEngine()
+
+    async def slow(x: int) -> int:
+        engine.clock.advance_us(x * 1_000)
+        if x > 30:
+            raise ValueError(x)
+        return x
+
+    async def flow(ctx: Context) -> None:
+        await ctx.step(slow, 30)
+        await ctx.step(slow, 40)
+
+    run = BenchWorker(engine, [workflow(name="flow")(flow)]).run("flow")
+    tried = [*run.of(StepCompleted), *run.of(StepFailed)]
+    assert [step.finished_ms - step.started_ms for step in tried] == [30, 40]
+    assert tried[1].started_ms >= tried[0].finished_ms

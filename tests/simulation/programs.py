@@ -7,7 +7,6 @@ is the list of its operations' results.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from typing import Any, Final
 
@@ -34,11 +33,6 @@ _SIMPLE: Final = (
 )
 _NESTED: Final = ("parallel", "race", "child", "child", "detach", "both", "broken", "entity")
 
-# An open defect of the SDK, kept out by name and not by seed: a run that is tried again as a whole
-# and has branches may take the recorded outcome of another branch's step, since the step that
-# failed runs anew and the branches go on in another order. With the variable set it is in.
-_OPEN_DEFECTS: Final = "SIMULATION_OPEN_DEFECTS" in os.environ
-
 NO_SIGNAL: Final = "nothing came"
 
 
@@ -51,40 +45,7 @@ def random_program(chance: random.Random, depth: int = 0) -> Program:
             program.append([kind, [random_program(chance, depth + 1) for _ in range(count)]])
         else:
             program.append([kind, chance.randint(1, 4)])
-    if depth == 0 and not _OPEN_DEFECTS:
-        _untangle(program)
     return program
-
-
-def _untangle(program: Program) -> None:
-    """A run with branches is not tried again as a whole; see `_OPEN_DEFECTS`."""
-    if _has(program, ("parallel", "race")) and _has(program, ("trips",)):
-        _replace(program, "trips", "step")
-    for part in _parts(program, ("child", "both", "detach")):
-        _untangle(part)
-
-
-def _parts(program: Program, kinds: tuple[str, ...]) -> list[Program]:
-    """The programs inside: of children, or of branches. Those in branches too."""
-    inside = [part for kind, rest in program if kind in kinds for part in rest]
-    branches = [part for kind, rest in program if kind == "parallel" for part in rest]
-    return inside + [part for branch in branches for part in _parts(branch, kinds)]
-
-
-def _has(program: Program, kinds: tuple[str, ...]) -> bool:
-    return any(
-        kind in kinds or (kind == "parallel" and any(_has(part, kinds) for part in rest))
-        for kind, rest in program
-    )
-
-
-def _replace(program: Program, kind: str, by: str) -> None:
-    for operation in program:
-        if operation[0] == kind:
-            operation[0] = by
-        elif operation[0] == "parallel":
-            for part in operation[1]:
-                _replace(part, kind, by)
 
 
 def mismatch(program: Program, result: Any) -> str | None:

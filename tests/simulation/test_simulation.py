@@ -34,6 +34,12 @@ def test_every_rule_holds_whatever_happens(first: int) -> None:
         simulate(seed)
 
 
+@pytest.mark.parametrize("seed", [5086, 6069, 6897, 30306])
+def test_what_was_found_once_stays_away(seed: int) -> None:
+    """Seeds beyond the others that have found something; as long as programs stay as they are."""
+    simulate(seed)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3, 5, 8])
 def test_the_same_seed_gives_the_same_trace(seed: int) -> None:
     assert simulate(seed) == simulate(seed)

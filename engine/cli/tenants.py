@@ -1,0 +1,87 @@
+"""`engine tenants`: the tenants of a data directory and its archive, and deleting one for good.
+
+Works on a data directory whose runtime is not up. Owns the commands and what they print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from engine.cli.reaching import json_option
+from engine.cli.run_views import print_json
+from engine.config.settings import Settings, load_settings
+
+
+@click.group()
+def tenants() -> None:
+    """See which tenants there are, and delete one with everything it has."""
+
+
+def on_disk(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where everything is."""
+    data_dir = click.option("--data-dir", metavar="DIR", help="Where everything is kept.")
+    config = click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings, as TOML; the archive's are among them.",
+    )
+    return data_dir(config(command))
+
+
+def _settings(data_dir: str | None, config: Path | None) -> Settings:
+    return load_settings(file=config, environment=os.environ, flags={"data_dir": data_dir})
+
+
+@tenants.command("ls")
+@on_disk
+@json_option
+def list_tenants(data_dir: str | None, config: Path | None, as_json: bool) -> None:
+    """Say which tenants there are, and where they have something."""
+    # Imported here: it loads the journal and the archive, which `--help` does without.
+    from engine.cli.deleting import find_tenants
+
+    found = trio.run(find_tenants, _settings(data_dir, config))
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        places = [
+            place
+            for place, is_there in (("journal", one.in_journal), ("archive", one.in_archive))
+            if is_there
+        ]
+        click.echo(f"{one.tenant_id}: {' and '.join(places)}")
+    if not found:
+        click.echo("there are no tenants yet")
+
+
+@tenants.command()
+@click.argument("tenant")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@on_disk
+@json_option
+def delete(
+    tenant: str, yes: bool, data_dir: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Delete everything that TENANT has: its runs, open and ended, and its objects in the archive.
+
+    No runtime may be up on the data directory. There is no way back but a backup.
+    """
+    from engine.cli.deleting import delete_tenant
+
+    settings = _settings(data_dir, config)
+    if not yes:
+        click.confirm(f"Delete tenant {tenant} with all its runs, for good?", abort=True, err=True)
+    deleted = trio.run(delete_tenant, settings, tenant)
+    if as_json:
+        print_json(deleted)
+    else:
+        hot = "its journal and " if deleted.had_journal else ""
+        click.echo(f"{deleted.tenant_id}: {hot}{deleted.objects:,} objects of the archive deleted")
