@@ -24,7 +24,7 @@ from engine.archive.tenant import TenantArchive
 from engine.archive.verify import verify_tenant
 from engine.base import limits
 from engine.base.clock import Clock, system_clock
-from engine.base.errors import EngineError, TenantUnknown
+from engine.base.errors import ArchiveRefused, ArchiveUnreachable, EngineError, TenantUnknown
 from engine.base.ids import RunId, TenantId
 from engine.config.archive import ArchiveSettings
 from engine.journal.tenant import TenantJournal
@@ -100,7 +100,12 @@ class Archive:
     # ---- what an operator asks for; errors are raised ----
 
     async def flush_now(self, tenant: TenantId) -> ArchiveFlushed:
-        return await adopt_and_flush(self.tenant(tenant))
+        archive = self.tenant(tenant)
+        try:
+            return await adopt_and_flush(archive)
+        except (ArchiveUnreachable, ArchiveRefused) as error:
+            archive.failed(error)
+            raise
 
     async def retain_now(self, tenant: TenantId) -> Retained:
         return await retain(self.tenant(tenant))

@@ -103,6 +103,7 @@ class TenantArchive:
         self.emptied = Emptied()
         self.ended_count = 0  # since the last flush
         self._requests = requests
+        self._lookups = trio.CapacityLimiter(limits.archive_lookups_per_tenant_max)
         self._footers: OrderedDict[str, Any] = OrderedDict()
         self._footers_lock = threading.Lock()
         self._new_batch = RunIdFactory(clock)
@@ -127,7 +128,11 @@ class TenantArchive:
         candidates = [batch for batch in batches if batch.may_have(run)]
         if not candidates:
             return None
-        return await self.in_thread(read_archived, self, run, candidates)
+        # In places of its own, so that who asks does not keep the services from the store; and
+        # nobody waits for a store that does not answer.
+        return await trio.to_thread.run_sync(
+            read_archived, self, run, candidates, limiter=self._lookups, abandon_on_cancel=True
+        )
 
     def open_object(self, batch: Batch, data_set: str) -> ParquetObject:
         """Blocking. The store is not asked how large it is: the manifest knows. Footers of objects

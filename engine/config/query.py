@@ -5,6 +5,7 @@ Knows no DuckDB: `engine/query/pool.py` turns these into its options.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import msgspec
@@ -20,7 +21,10 @@ class QuerySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     instances_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 16
     # Of all of them together; each gets an equal part.
     memory_bytes: Annotated[int, msgspec.Meta(ge=limits.query_memory_bytes_min)] = 2_048 * MIB
-    threads: Annotated[int, msgspec.Meta(ge=1, le=limits.query_threads_max)] = 4
+    # Of each database; half of the machine, since the runtime and its workers need the other half.
+    threads: Annotated[int, msgspec.Meta(ge=1, le=limits.query_threads_max)] = msgspec.field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2)
+    )
     running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 8
     running_per_tenant_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 4
     waiting_max: Annotated[int, msgspec.Meta(ge=0, le=limits.query_waiting_max)] = 256
@@ -33,8 +37,9 @@ class QuerySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     temporary_directory: str = ""
     temporary_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1_024 * MIB  # per database
     # One request to the object store; a query that is cancelled waits for at most one.
-    store_timeout_s: Annotated[int, msgspec.Meta(ge=1, le=600)] = 10
-    store_retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    store_timeout_s: Annotated[int, msgspec.Meta(ge=1, le=600)] = 5
+    # With the wait above well below the time limit, so that who asks hears what is the matter.
+    store_retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
 
     def __post_init__(self) -> None:
         if self.running_max > self.instances_max:

@@ -61,6 +61,9 @@ _TELLING: Final = frozenset(
     }
 )
 REFUSED_FUNCTIONS: Final = _OVERSIZED | _TELLING
+# These may make a text longer by a factor, which is not counted into the limit either and
+# multiplies where they are nested: the factor has to be seen beforehand.
+_REPLACING: Final = frozenset({"regexp_replace", "replace"})
 _TABLES: Final = "`runs` and `steps`"
 # What a WITH may name. Inside its own text, and wherever it does not reach, the name means what the
 # catalog has by it: a file for one that looks like a path, or a table of the machinery.
@@ -128,6 +131,7 @@ def _check_tree(statements: Any) -> Checked:
         for entry in node["cte_map"]["map"]
     }
     read: set[str] = set()
+    _check_growth([node for node in nodes if _name(node) in _REPLACING])
     for node in nodes:
         kind = node.get("type")
         if kind == "BASE_TABLE":
@@ -145,6 +149,31 @@ def _check_tree(statements: Any) -> Checked:
         ):
             raise QueryRefused(f"the function {_name(node)}() is not for queries")
     return Checked(frozenset(read & VIEWS))
+
+
+def _check_growth(replacing: Sequence[dict[str, Any]]) -> None:
+    """As if all of them were nested."""
+    growth = 1.0
+    for node in replacing:
+        arguments = node.get("children") or []
+        new = _literal(arguments[2]) if len(arguments) > 2 else ""
+        if new is None:
+            raise QueryRefused(f"what {_name(node)}() puts in has to be a literal, such as 'x'")
+        old = _literal(arguments[1]) if _name(node) == "replace" else None
+        growth *= max(1.0, (len(new) + (old is None)) / len(old or "x"))
+    if growth > limits.query_text_growth_max:
+        raise QueryRefused(
+            f"replace() and regexp_replace() could make a text {growth:.0f} times as long here, "
+            f"the limit is {limits.query_text_growth_max}: put in shorter texts, or fewer of them"
+        )
+
+
+def _literal(node: dict[str, Any]) -> str | None:
+    """The text of a literal; None if it is none."""
+    if node.get("class") != "CONSTANT":
+        return None
+    value = node["value"]
+    return "" if value.get("is_null") else str(value.get("value"))
 
 
 def too_wide(columns: int) -> InvalidQuery:

@@ -55,6 +55,9 @@ async def test_down_and_back(
         proxy.be(fault)
         with pytest.raises(ArchiveUnreachable, match="tried again"):
             await house.archive.flush_now(ACME)
+        status = await house.archive.status(ACME)
+        assert not status.reachable
+        assert "tried again" in status.last_error
         assert waiting(house) == 5
         assert house.tenant.snapshot().hot_runs().num_rows == 5
         await write_runs(house.journal, 3, at_us=house.clock.now_us() + 1_000_000)

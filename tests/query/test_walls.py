@@ -130,6 +130,10 @@ MACHINERY = [
     "SELECT format('{{:1000000000}}', 1)",
     "SELECT list_resize([1], 1000000000)",
     "SELECT levenshtein(a.input, b.input) FROM runs a, runs b",
+    "SELECT length(replace(input, 'a', (SELECT string_agg(input) FROM runs))) FROM runs",
+    "SELECT replace(replace(input, 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa') FROM runs",
+    "SELECT regexp_replace(input, '', input, 'g') FROM runs",
+    "SELECT input.replace('a', output) FROM runs",
 ]
 # What is no SELECT, or more than one.
 STATEMENTS = [

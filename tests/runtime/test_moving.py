@@ -170,10 +170,11 @@ async def test_nothing_is_missed_or_shown_twice_while_everything_moves(house: Ho
             async with trio.open_nursery() as starting:
                 for _ in range(CLIENTS):
                     starting.start_soon(house.start)
+            while min(house.looks.values()) < 2:  # a slow machine
+                await house.has_looked.wait()
             house.is_over = True
     assert len(house.ended) >= RUNS
     assert house.compacted > 1
-    assert min(house.looks.values()) > 1
 
 
 async def test_a_run_that_ends_while_a_list_begins_is_shown_once(
