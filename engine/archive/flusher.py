@@ -87,7 +87,7 @@ async def adopt_and_flush(archive: TenantArchive) -> ArchiveFlushed:
 
 
 async def flush_tenant(archive: TenantArchive) -> ArchiveFlushed:
-    """Everything that has ended, batch after batch; what was done."""
+    """Everything that has ended by now, batch after batch; what was done."""
     async with archive.alone():
         began_us = archive.clock.monotonic_us()
         archive.ended_count = 0
@@ -100,8 +100,10 @@ async def flush_tenant(archive: TenantArchive) -> ArchiveFlushed:
             waiting = await archive.in_thread(archive.count_waiting)
             if waiting > limits.archive_batch_runs_max:
                 archive.progress.backfill_total = waiting
-            after = b""
-            while (plan := await _next_plan(archive, after)) is not None:
+            after, last = b"", _last_ended(archive)
+            # Not until nothing is left: where runs go on ending that would be batches of a few
+            # runs without an end.
+            while after < last and (plan := await _next_plan(archive, after)) is not None:
                 after = plan.hot[-ENDED_BYTES:]
                 await archive.manifest.write([plan])
                 archive.on_step(Step.PLANNED)
@@ -115,6 +117,11 @@ async def flush_tenant(archive: TenantArchive) -> ArchiveFlushed:
             bytes=sum(batch.stored_bytes for batch in done),
             took_ms=(archive.clock.monotonic_us() - began_us) / 1_000,
         )
+
+
+def _last_ended(archive: TenantArchive) -> bytes:
+    newest = next(archive.journal.rows_backwards(FINISHED_TAG, b"\xff" * ENDED_BYTES), None)
+    return b"" if newest is None else newest[0][1:]
 
 
 async def _next_plan(archive: TenantArchive, after: bytes) -> Batch | None:

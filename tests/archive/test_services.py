@@ -186,6 +186,32 @@ async def test_two_writers_of_one_batch_write_the_same(tmp_path: Path) -> None:
         assert uploaded[0] == uploaded[1]
 
 
+async def test_a_flush_is_over_although_runs_go_on_ending(tmp_path: Path) -> None:
+    """What ends meanwhile waits for the next one: else each look would make a batch of the few
+    runs that have just ended, without an end."""
+    planned = trio.Event()
+
+    def note(step: Step) -> None:
+        nonlocal planned
+        if step is Step.PLANNED:
+            planned.set()
+            planned = trio.Event()
+
+    async with open_house(tmp_path, on_step=note) as house, trio.open_nursery() as nursery:
+        await write_runs(house.journal, 5)
+
+        async def one_more_for_each_batch() -> None:
+            for number in range(1, 100):
+                await planned.wait()
+                await write_runs(house.journal, 1, at_us=NOW_US + number * 1_000_000)
+
+        nursery.start_soon(one_more_for_each_batch)
+        for count in (5, 1, 1):
+            flushed = await house.archive.flush_now(ACME)
+            assert (flushed.batches, flushed.runs) == (1, count)
+        nursery.cancel_scope.cancel()
+
+
 # ---- by time ----
 
 
