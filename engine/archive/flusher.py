@@ -100,6 +100,7 @@ async def flush_tenant(archive: TenantArchive) -> ArchiveFlushed:
             waiting = await archive.in_thread(archive.count_waiting)
             if waiting > limits.archive_batch_runs_max:
                 archive.progress.backfill_total = waiting
+            archive.pacer.hurried = waiting > limits.archive_hurried_runs
             after, last = b"", _last_ended(archive)
             # Not until nothing is left: where runs go on ending that would be batches of a few
             # runs without an end.

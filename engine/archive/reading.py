@@ -27,9 +27,13 @@ LAST_KINDS: Final = frozenset(
     {RecordKind.RUN_COMPLETED, RecordKind.RUN_FAILED, RecordKind.RUN_CANCELLED}
 )
 # Long enough for another thread that waits for the interpreter to get it.
-_PAUSE_S: Final = 0.000_05
+_PAUSE_US: Final = 50
 _LATE_US: Final = 400
 _SHARE_MAX: Final = 8
+# In company it rests for so many times as long as it has worked, so that a batch is spread thinly
+# over time and not a burst that those feel who come into it.
+_REST_FACTOR: Final = 4
+_REST_US_MAX: Final = 20_000
 
 
 class Stopped(Exception):
@@ -40,12 +44,15 @@ class Pacer:
     """Gives the interpreter away after each slice of work, and says when to stop.
 
     Who comes back late from a pause has met others that want the interpreter, and works in smaller
-    slices from then on; alone, in larger ones.
+    slices and with rests from then on; alone, in larger ones and without. `hurried`: so much waits
+    that it may not rest.
     """
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._share = 1  # of a whole slice: a half, a quarter...
+        self._resumed_us = system_clock.monotonic_us()
+        self.hurried = False
         self._runs = 0
         self._bytes = 0
 
@@ -69,9 +76,13 @@ class Pacer:
     def pause(self) -> None:
         self._runs = self._bytes = 0
         began_us = system_clock.monotonic_us()
-        if self._stopped.wait(_PAUSE_S):
+        rest_us = _PAUSE_US
+        if self._share > 1 and not self.hurried:
+            rest_us = min(_REST_FACTOR * (began_us - self._resumed_us), _REST_US_MAX)
+        if self._stopped.wait(rest_us / 1e6):
             raise Stopped
-        is_late = system_clock.monotonic_us() - began_us > _LATE_US
+        self._resumed_us = system_clock.monotonic_us()
+        is_late = self._resumed_us - began_us - rest_us > _LATE_US
         self._share = min(2 * self._share, _SHARE_MAX) if is_late else max(1, self._share // 2)
 
 

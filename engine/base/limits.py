@@ -167,6 +167,8 @@ archive_slice_runs_max: Final = 64
 archive_slice_bytes_max: Final = 256 * KIB
 archive_text_bytes_max: Final = 64 * KIB
 archive_outliers_max: Final = 256
+# When more ended runs wait than this, the archive does not rest for the sake of others.
+archive_hurried_runs: Final = 20_000
 # Finished runs that a query reads from the hot tier while the store is away.
 archive_hot_runs_max: Final = 200_000
 archive_tenants_at_once_max: Final = 4

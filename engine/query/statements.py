@@ -155,12 +155,17 @@ def _check_growth(replacing: Sequence[dict[str, Any]]) -> None:
     """As if all of them were nested."""
     growth = 1.0
     for node in replacing:
-        arguments = node.get("children") or []
-        new = _literal(arguments[2]) if len(arguments) > 2 else ""
-        if new is None:
-            raise QueryRefused(f"what {_name(node)}() puts in has to be a literal, such as 'x'")
-        old = _literal(arguments[1]) if _name(node) == "replace" else None
-        growth *= max(1.0, (len(new) + (old is None)) / len(old or "x"))
+        # `a.replace(b, c)` has the receiver where others have a schema.
+        has_receiver = node.get("schema") not in ("", "main", "system", "pg_catalog")
+        arguments = (node.get("children") or [])[0 if has_receiver else 1 :]
+        texts = [_literal(argument) for argument in arguments]
+        if None in texts:
+            raise QueryRefused(
+                f"what {_name(node)}() looks for and puts in have to be literals, such as 'x'"
+            )
+        old, new = [*(text or "" for text in texts), "", ""][:2]
+        is_plain = _name(node) == "replace" and old
+        growth *= max(1.0, len(new) / len(old) if is_plain else len(new) + 1)
     if growth > limits.query_text_growth_max:
         raise QueryRefused(
             f"replace() and regexp_replace() could make a text {growth:.0f} times as long here, "

@@ -126,6 +126,8 @@ async def test_slow_but_it_answers(tmp_path: Path, server: S3Server, proxy: Faul
             await write_runs(house.journal, 2, at_us=house.clock.now_us() + 1_000_000)
             assert house.tenant.snapshot().hot_runs().num_rows == 7
             proxy.let_go.set()
+        assert waiting(house) == 2  # they ended after the flush had begun
+        await house.archive.flush_now(ACME)
         assert waiting(house) == 0
 
 
