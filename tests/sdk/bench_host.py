@@ -15,6 +15,7 @@ from engine.sdk.jobs import Job
 from engine.sdk.loop import ScriptLoop
 from engine.sdk.registry import AnyComponent, Registry
 from engine.sdk.session import Session
+from engine.sdk.transport import script_is_running
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 
 
@@ -55,7 +56,9 @@ class ManualHost:
         self.jobs.append((job, done))
 
     def run_script(self, loop: ScriptLoop) -> None:
-        loop.run()
+        # As under Trio: once trio-asyncio is loaded, by whichever test, asyncio asks it.
+        with script_is_running(loop):
+            loop.run()
 
     def close(self) -> None:
         self.jobs.clear()

@@ -18,6 +18,7 @@ from engine.sdk.hosts import Done
 from engine.sdk.jobs import Job
 from engine.sdk.loop import ScriptLoop
 from engine.sdk.session import Session
+from engine.sdk.transport import script_is_running
 from tests.simulation.network import Link
 from tests.simulation.programs import COMPONENTS
 
@@ -69,7 +70,9 @@ class SimulatedHost:
         self._later(self._worker.world.step_time(), functools.partial(self._run, job, done))
 
     def run_script(self, loop: ScriptLoop) -> None:
-        loop.run()
+        # As under Trio: once trio-asyncio is loaded, by whichever test, asyncio asks it.
+        with script_is_running(loop):
+            loop.run()
 
     def close(self) -> None:
         self._is_closed = True
