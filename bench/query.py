@@ -27,18 +27,17 @@ from bench.lake import (
 from bench.static_store import StaticStore, static_store
 from engine.archive.archive import open_archive
 from engine.archive.snapshot import TenantSnapshot
-from engine.archive.snapshot import Window as ArchiveWindow
 from engine.archive.tenant import TenantArchive
 from engine.base.ids import TenantId, parse_run_id
 from engine.config.archive import ArchiveSettings
 from engine.config.query import QuerySettings
 from engine.config.settings import JournalSettings
 from engine.journal.tenants import open_journal
-from engine.model.query import AnalyticsFilter
+from engine.model.query import AnalyticsFilter, Window
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, RunPage
 from engine.query.pool import QueryPool
-from engine.query.ports import StoreAccess, Window
+from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 
 TENANTS = 20
@@ -65,7 +64,7 @@ class _Asking:
         )
 
     def snapshot_of(self, window: Window) -> TenantSnapshot:
-        return self.archive.snapshot(ArchiveWindow(window.from_ms, window.to_ms))
+        return self.archive.snapshot(window)
 
     @asynccontextmanager
     async def tier(self) -> AsyncIterator[QueryTier]:

@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 MORE_ORDERS = (("Oslo", 1_200), ("Atlantis", 99_900), ("Oslo", 450))
 SQL = """
 SELECT output ->> 'status' AS receipt, count(*) AS orders,
-       sum((input ->> 'cents')::INT) / 100 AS paid, max(duration_ms) AS slowest_ms
+       sum((input ->> 'cents')::INT) / 100 AS worth, max(duration_ms) AS slowest_ms
 FROM runs WHERE component = 'checkout' GROUP BY receipt ORDER BY receipt DESC
 """
 ORDER = {"id": "A-1", "city": "Oslo", "items": {"teapot": 1, "cup": 4}, "cents": 8_900}

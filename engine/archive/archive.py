@@ -12,12 +12,13 @@ from pathlib import Path
 
 import trio
 
-from engine.archive.compaction import Compaction, compact_tenant
+from engine.archive.compaction import compact_tenant
 from engine.archive.deletion import delete_objects
 from engine.archive.flusher import Flusher, adopt_and_flush
 from engine.archive.lookup import ArchivedRun
 from engine.archive.rehydrate import Rehydrated, rehydrate_tenant
-from engine.archive.retention import Retained, Retention, retain
+from engine.archive.retention import Retained, retain
+from engine.archive.services import Periodic
 from engine.archive.steps import OnStep, go_on
 from engine.archive.stores import ObjectStore, S3Access, open_store
 from engine.archive.tenant import TenantArchive
@@ -51,11 +52,13 @@ class Archive:
         self._tenants: dict[TenantId, TenantArchive] = {}
         interval_ms = settings.flush_interval_ms
         self._flusher = Flusher(self._tenants, interval_ms=interval_ms, clock=clock)
-        self._retention = Retention(
-            self._tenants, interval_ms=min(interval_ms, limits.archive_retention_ms_max)
+        self._retention = Periodic(
+            self._tenants, retain, interval_ms=min(interval_ms, limits.archive_retention_ms_max)
         )
-        self._compaction = Compaction(
-            self._tenants, interval_ms=max(interval_ms, limits.archive_compaction_ms)
+        self._compaction = Periodic(
+            self._tenants,
+            compact_tenant,
+            interval_ms=max(interval_ms, limits.archive_compaction_ms),
         )
         # Why the store cannot be used, as far as is known; "" if it can.
         self.problem = ""

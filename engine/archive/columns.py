@@ -5,13 +5,14 @@ The same for what goes into files and for what queries see of the hot tier. Know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
-from engine.archive.rows import rows_of, run_text
+from engine.archive.rows import rows_of
 from engine.archive.schema import DATA_SETS, JOURNAL, RUNS, STEPS
+from engine.base.ids import RunId, run_id_text
 from engine.model.records import RECORD_HEADER, RECORD_HEADER_BYTES, RecordKind
 
 _KINDS: Final = pa.array(["", *(RecordKind(number).name for number in sorted(RecordKind))])
@@ -40,7 +41,7 @@ class TableBuilder:
     def runs(self) -> int:
         return len(self._runs) // len(RUNS)
 
-    def add(self, run: bytes, values: Sequence[bytes]) -> None:
+    def add(self, run: RunId, values: Sequence[bytes]) -> None:
         """Raises, and has taken nothing, if the records are not those of a run."""
         rows = rows_of(run, values)
         assert len(rows.run) == len(RUNS)
@@ -51,7 +52,7 @@ class TableBuilder:
         self.bytes += sum(map(len, values))
         if self._with_journal:
             self._run_indices += [len(self._run_texts)] * len(values)
-            self._run_texts.append(run_text(run))
+            self._run_texts.append(run_id_text(run))
             self._values += values
 
     def tables(self, pause: Callable[[], None] = _go_on) -> dict[str, pa.Table]:
@@ -104,14 +105,6 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
     # A number that the wire allows and the column does not hold stands at its greatest value.
     greatest = 2 ** (field.type.bit_width - 1) - 1
     return pa.array([None if v is None else min(v, greatest) for v in values], field.type)
-
-
-def tables_of(runs: Iterable[tuple[bytes, Sequence[bytes]]]) -> dict[str, pa.Table]:
-    """All data sets of some runs, for tests and small work."""
-    builder = TableBuilder(with_journal=True)
-    for run, values in runs:
-        builder.add(run, values)
-    return builder.tables()
 
 
 assert set(DATA_SETS) == {"runs", "steps", "journal"}

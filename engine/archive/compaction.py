@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-import trio
 
 from engine.archive.batches import Batch, BatchState, day_of, joint_range
 from engine.archive.flusher import facts_of
@@ -22,26 +21,11 @@ from engine.archive.grouping import groups_to_compact
 from engine.archive.parquet import BatchWriter, ParquetObject, WrittenFile
 from engine.archive.reading import Pacer
 from engine.archive.schema import DATA_SETS, UPLOAD_ORDER
-from engine.archive.services import Tenants, for_each
 from engine.archive.steps import Step
 from engine.archive.tenant import TenantArchive
 from engine.archive.uploads import batch_folder, upload
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged
-
-
-class Compaction:
-    def __init__(self, tenants: Tenants, *, interval_ms: int) -> None:
-        self._tenants = tenants
-        self._interval_ms = interval_ms
-
-    async def run(self) -> None:
-        while True:
-            await trio.sleep(self._interval_ms / 1_000)
-            await self.run_once()
-
-    async def run_once(self) -> bool:
-        return await for_each(self._tenants.values(), compact_tenant)
 
 
 async def compact_tenant(archive: TenantArchive) -> int:

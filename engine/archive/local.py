@@ -20,6 +20,7 @@ from engine.base.errors import (
     EngineError,
     StorageFull,
 )
+from engine.journal.durable import make_durable_folder, sync_file, sync_folder
 
 _UNFINISHED: Final = ".unfinished-"
 
@@ -49,21 +50,14 @@ class LocalStore:
         target = self._path(key)
         unfinished = target.with_name(f"{_UNFINISHED}{target.name}")
         try:
-            self._make_folder(target.parent)
+            # Durable as well: a folder that is lost takes its files with it.
+            make_durable_folder(target.parent)
             shutil.copyfile(path, unfinished)
-            with unfinished.open("rb") as written:
-                os.fsync(written.fileno())
+            sync_file(unfinished)
             unfinished.rename(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise self._translated(error) from error
-
-    def _make_folder(self, folder: Path) -> None:
-        """Durable as well: a folder that is lost takes its files with it."""
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for made in missing:
-            _sync_folder(made.parent)
 
     def size(self, key: str) -> int | None:
         try:
@@ -146,11 +140,3 @@ class LocalStore:
                 "runtime's user the right, or set archive.url to another directory"
             )
         return ArchiveUnreachable(f"the archive in {self._folder} failed: {error}")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

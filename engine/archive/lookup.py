@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from engine.archive.batches import Batch
 from engine.archive.parquet import ParquetObject
 from engine.archive.reading import LAST_KINDS
-from engine.archive.rows import run_text
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, run_id_text
 from engine.model.records import Record, RecordKind
@@ -72,7 +71,7 @@ def _read_from(archive: TenantArchive, run: RunId, batch: Batch) -> ArchivedRun 
 
 def rows_of_run(found: ParquetObject, run: RunId) -> pa.Table:
     """Every row of the run in this object, in the order in which they stand."""
-    text = run_text(run)
+    text = run_id_text(run)
     parts: list[pa.Table] = []
     for number in range(found.portions):
         if not found.may_have(number, text):

@@ -21,11 +21,10 @@ from engine.archive.batches import (
 )
 from engine.archive.parquet import ParquetObject
 from engine.archive.reading import Pacer
-from engine.archive.rows import run_text
 from engine.archive.schema import DATA_SETS
 from engine.archive.tenant import TenantArchive
 from engine.base.errors import ArchiveDamaged
-from engine.base.ids import RunId, parse_run_id
+from engine.base.ids import RunId, parse_run_id, run_id_text
 from engine.journal.layout import (
     FINISHED_TAG,
     OPEN_RUN_TAG,
@@ -166,8 +165,8 @@ def _facts_from_rows(runs: ParquetObject) -> dict[str, Any]:
     return {
         "from_ms": min(moments),
         "to_ms": max(moments),
-        "first_run": run_text(found.first_run),
-        "last_run": run_text(found.last_run),
+        "first_run": run_id_text(RunId(found.first_run)),
+        "last_run": run_id_text(RunId(found.last_run)),
         "outliers": found.outliers.hex(),
         "replaces": [],
     }

@@ -10,11 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-import trio
 
 from engine.archive.batches import ENDED_BYTES, Batch, BatchState, ended_ms, ended_of
 from engine.archive.reading import Pacer
-from engine.archive.services import Tenants, for_each
 from engine.archive.steps import Step
 from engine.archive.tenant import Emptied, TenantArchive, days_kept_from
 from engine.base import limits
@@ -44,20 +42,6 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
     hot_runs: int = 0
     idempotency_entries: int = 0
     batches: int = 0
-
-
-class Retention:
-    def __init__(self, tenants: Tenants, *, interval_ms: int) -> None:
-        self._tenants = tenants
-        self._interval_ms = interval_ms
-
-    async def run(self) -> None:
-        while True:
-            await trio.sleep(self._interval_ms / 1_000)
-            await self.run_once()
-
-    async def run_once(self) -> bool:
-        return await for_each(self._tenants.values(), retain)
 
 
 async def retain(archive: TenantArchive) -> Retained:

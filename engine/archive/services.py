@@ -65,3 +65,27 @@ async def for_each(
             await room.acquire()
             nursery.start_soon(one, archive)
     return answered
+
+
+class Periodic:
+    """A service that does its work for every tenant, and again after an interval."""
+
+    def __init__(
+        self,
+        tenants: Tenants,
+        work: Callable[[TenantArchive], Awaitable[object]],
+        *,
+        interval_ms: int,
+    ) -> None:
+        self._tenants = tenants
+        self._work = work
+        self._interval_ms = interval_ms
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(self._interval_ms / 1_000)
+            await self.run_once()
+
+    async def run_once(self) -> bool:
+        """Whether the store answered."""
+        return await for_each(self._tenants.values(), self._work)

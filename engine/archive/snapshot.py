@@ -13,26 +13,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from engine.archive.batches import Batch, Manifest, ended_ms
 from engine.archive.reading import Pacer, hot_tables
 from engine.base import limits
 from engine.base.ids import RunId
 from engine.journal.layout import FINISHED_TAG, OPEN_RUN_TAG
 from engine.journal.store import StoreSnapshot
-
-
-class Window(msgspec.Struct, frozen=True):
-    """When the runs ended that may matter: from, and before. Runs that have not ended always do."""
-
-    from_ms: int | None = None
-    to_ms: int | None = None
-
-    def touches(self, from_ms: int, to_ms: int) -> bool:
-        return (self.to_ms is None or from_ms < self.to_ms) and (
-            self.from_ms is None or to_ms >= self.from_ms
-        )
+from engine.model.query import Window
 
 
 class TenantSnapshot:

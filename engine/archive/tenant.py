@@ -29,7 +29,7 @@ from engine.archive.grouping import groups_to_compact
 from engine.archive.lookup import ArchivedRun, read_archived
 from engine.archive.parquet import ParquetObject
 from engine.archive.reading import Pacer, Stopped
-from engine.archive.snapshot import TenantSnapshot, Window
+from engine.archive.snapshot import TenantSnapshot
 from engine.archive.steps import OnStep, go_on
 from engine.archive.stores import ObjectStore
 from engine.base import limits
@@ -39,7 +39,7 @@ from engine.base.ids import RUN_ID_BYTES, RunId, RunIdFactory, TenantId
 from engine.config.archive import ArchiveSettings
 from engine.journal.layout import EXPIRY_TAG, FINISHED_TAG, split_expiry_key
 from engine.journal.tenant import TenantJournal
-from engine.model.query import ArchiveStatus
+from engine.model.query import ArchiveStatus, Window
 
 T = TypeVar("T")
 

@@ -12,13 +12,12 @@ from engine.archive.batches import Batch, BatchState
 from engine.archive.lookup import records_of
 from engine.archive.parquet import checksum_of_object
 from engine.archive.reading import Pacer
-from engine.archive.rows import run_text
 from engine.archive.schema import UPLOAD_ORDER
 from engine.archive.tenant import TenantArchive
 from engine.archive.uploads import check_object
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged
-from engine.base.ids import RunId, parse_run_id
+from engine.base.ids import RunId, parse_run_id, run_id_text
 from engine.ext.offsets import encode_record, record_key
 from engine.journal.layout import run_key
 from engine.model.query import ArchiveVerified
@@ -36,7 +35,8 @@ async def verify_tenant(archive: TenantArchive) -> ArchiveVerified:
         runs += batch.runs
         problems += found
     problems += [
-        f"run {run_text(run)} is not archived: {reason}" for run, reason in archive.refused.items()
+        f"run {run_id_text(run)} is not archived: {reason}"
+        for run, reason in archive.refused.items()
     ]
     return ArchiveVerified(batches=batches, runs=runs, problems=tuple(problems))
 

@@ -158,7 +158,7 @@ stream_busy_retry_ms: Final = 20
 # bytes, so that memory is bounded by a portion and not by a batch.
 archive_interval_ms_min: Final = 10
 archive_interval_ms_max: Final = 3_600_000
-# The acknowledgement of a batch deletes a row for each of its runs, on the event loop: 1 ms.
+# The acknowledgement of a batch deletes a row for each of its runs, on the event loop.
 archive_batch_runs_max: Final = 2_048
 archive_portion_bytes_max: Final = 32 * MIB
 archive_portion_runs_max: Final = 2_048

@@ -7,7 +7,6 @@ print; what an object is, and what it has to hold, is known in `engine/archive`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,10 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.base.clock import system_clock
-from engine.cli.reaching import json_option, over_http
+from engine.cli.reaching import json_option, on_disk, over_http, settings_on_disk
 from engine.cli.readable import age_text, bytes_text, duration_text, plain
 from engine.cli.run_views import console, print_json
-from engine.config.settings import load_settings
 from engine.model.query import ArchiveStatus
 from engine.sdk.client import Client
 
@@ -140,13 +138,7 @@ def verify(client: Client, as_json: bool) -> None:
 
 
 @archive.command()
-@click.option("--data-dir", metavar="DIR", help="Where everything is kept.")
-@click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Settings, as TOML; the archive's are among them.",
-)
+@on_disk
 @click.option("--tenant", "tenants", multiple=True, metavar="TENANT", help="May be repeated.")
 @json_option
 def rehydrate(
@@ -160,8 +152,7 @@ def rehydrate(
     # Imported here: it loads the journal and the archive, which the other commands do without.
     from engine.cli.rehydrating import rehydrate as rehydrate_tenants
 
-    settings = load_settings(file=config, environment=os.environ, flags={"data_dir": data_dir})
-    found = trio.run(rehydrate_tenants, settings, tenants)
+    found = trio.run(rehydrate_tenants, settings_on_disk(data_dir, config), tenants)
     problems = [problem for one in found for problem in one.problems]
     if as_json:
         print_json(found)

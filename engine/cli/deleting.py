@@ -1,25 +1,23 @@
 """What `engine tenants` does: which tenants there are, in the data directory and in the archive,
 and deleting one from both.
 
-Opens the directory as a runtime would, so none can be up beside it.
+Knows no option and prints nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+import functools
 
 import msgspec
-import outcome
 import trio
 
-from engine.archive.archive import Archive, open_archive
-from engine.base.errors import DirectoryInUse, TenantUnknown
+from engine.archive.archive import Archive
+from engine.base.errors import TenantUnknown
 from engine.base.ids import tenant_id
+from engine.cli.offline import with_archive
 from engine.cli.rehydrating import tenants_in
 from engine.config.settings import Settings
-from engine.journal.tenants import Journal, open_journal
+from engine.journal.tenants import Journal
 
 
 class TenantFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,32 +33,13 @@ class TenantDeleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_tenants(settings: Settings) -> list[TenantFound]:
-    async with _opened(settings) as (journal, archive):
-        result = await outcome.acapture(_find, journal, archive)
-    return result.unwrap()
+    return await with_archive(settings, _find)
 
 
 async def delete_tenant(settings: Settings, tenant: str) -> TenantDeleted:
     """From the journal first: if something stops it then, the tenant is gone and the rest is
     cleaning up, which the same command does when it is given again."""
-    async with _opened(settings) as (journal, archive):
-        result = await outcome.acapture(_delete, journal, archive, tenant)
-    return result.unwrap()
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[Journal, Archive]]:
-    data_dir = Path(settings.data_dir)
-    try:
-        async with (
-            open_journal(data_dir, settings.journal) as journal,
-            open_archive(settings.archive, data_dir, services=False) as archive,
-        ):
-            yield journal, archive
-    except DirectoryInUse as error:
-        raise DirectoryInUse(
-            f"{error.message}. Stop that runtime first", **error.details
-        ) from error
+    return await with_archive(settings, functools.partial(_delete, tenant))
 
 
 async def _find(journal: Journal, archive: Archive) -> list[TenantFound]:
@@ -73,7 +52,7 @@ async def _find(journal: Journal, archive: Archive) -> list[TenantFound]:
     ]
 
 
-async def _delete(journal: Journal, archive: Archive, name: str) -> TenantDeleted:
+async def _delete(name: str, journal: Journal, archive: Archive) -> TenantDeleted:
     tenant = tenant_id(name)
     # Asked before anything is deleted: a store that is down now would leave half of it.
     await archive.check()

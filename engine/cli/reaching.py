@@ -1,18 +1,22 @@
-"""What the commands share that speak to a runtime over HTTP: where it is, how times are given.
+"""What commands share: where the runtime is that they ask over HTTP, or the data directory that
+they work on, and how times are given.
 
-Owns the options --url and --api-key and what is said when nobody answers there. What is asked goes
-through the SDK's `Client`, as a user's program would ask it.
+Owns the options --url and --api-key, --data-dir and --config, and what is said when nobody answers.
+What is asked goes through the SDK's `Client`, as a user's program would ask it.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import click
 
 from engine.base.moments import HOW_TO_WRITE, moment_ms
+from engine.config.settings import Settings, load_settings
 from engine.sdk.client import BASE_URL_DEFAULT, Client
 from engine.sdk.errors import ConnectionLost
 
@@ -66,6 +70,22 @@ def over_http(
                 raise click.ClickException(str(error)) from error
 
     return reached
+
+
+def on_disk(command: Callable[P, None]) -> Callable[P, None]:
+    """The options of a command on a data directory whose runtime is not up."""
+    data_dir = click.option("--data-dir", metavar="DIR", help="Where everything is kept.")
+    config = click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings, as TOML; the archive's are among them.",
+    )
+    return data_dir(config(command))
+
+
+def settings_on_disk(data_dir: str | None, config: Path | None) -> Settings:
+    return load_settings(file=config, environment=os.environ, flags={"data_dir": data_dir})
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,24 +1,22 @@
 """What `engine archive rehydrate` does: a data directory learns what its archive holds.
 
-Opens the directory as a runtime would, so none can be up beside it. What a batch is, and when one
-is left out, is decided in `engine/archive/rehydrate.py`.
+What a batch is, and when one is left out, is decided in `engine/archive/rehydrate.py`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
-import outcome
 import trio
 
-from engine.archive.archive import Archive, open_archive
-from engine.base.errors import DirectoryInUse
+from engine.archive.archive import Archive
 from engine.base.ids import TenantId, tenant_id
+from engine.cli.offline import with_archive
 from engine.config.settings import Settings
-from engine.journal.tenants import Journal, open_journal
+from engine.journal.tenants import Journal
 
 _FOLDER: Final = "tenant="
 
@@ -34,25 +32,11 @@ class TenantRehydrated(msgspec.Struct, frozen=True, kw_only=True):
 
 async def rehydrate(settings: Settings, tenants: Sequence[str]) -> list[TenantRehydrated]:
     """Of these tenants, or of every tenant that the archive has."""
-    data_dir = Path(settings.data_dir)
-    try:
-        async with (
-            open_journal(data_dir, settings.journal) as journal,
-            open_archive(settings.archive, data_dir, services=False) as archive,
-        ):
-            # Carried out of the nurseries by hand, which would wrap an error.
-            found = await outcome.acapture(_rehydrate, journal, archive, tenants)
-    except DirectoryInUse as error:
-        raise DirectoryInUse(
-            f"{error.message}. Stop that runtime first: what it knows of the archive is about to "
-            "change",
-            **error.details,
-        ) from error
-    return found.unwrap()
+    return await with_archive(settings, functools.partial(_rehydrate, tenants))
 
 
 async def _rehydrate(
-    journal: Journal, archive: Archive, tenants: Sequence[str]
+    tenants: Sequence[str], journal: Journal, archive: Archive
 ) -> list[TenantRehydrated]:
     await archive.check()
     wanted = [tenant_id(name) for name in tenants]

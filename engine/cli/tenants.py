@@ -5,38 +5,18 @@ Works on a data directory whose runtime is not up. Owns the commands and what th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
 
-from engine.cli.reaching import json_option
+from engine.cli.reaching import json_option, on_disk, settings_on_disk
 from engine.cli.run_views import print_json
-from engine.config.settings import Settings, load_settings
 
 
 @click.group()
 def tenants() -> None:
     """See which tenants there are, and delete one with everything it has."""
-
-
-def on_disk(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where everything is."""
-    data_dir = click.option("--data-dir", metavar="DIR", help="Where everything is kept.")
-    config = click.option(
-        "--config",
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Settings, as TOML; the archive's are among them.",
-    )
-    return data_dir(config(command))
-
-
-def _settings(data_dir: str | None, config: Path | None) -> Settings:
-    return load_settings(file=config, environment=os.environ, flags={"data_dir": data_dir})
 
 
 @tenants.command("ls")
@@ -47,7 +27,7 @@ def list_tenants(data_dir: str | None, config: Path | None, as_json: bool) -> No
     # Imported here: it loads the journal and the archive, which `--help` does without.
     from engine.cli.deleting import find_tenants
 
-    found = trio.run(find_tenants, _settings(data_dir, config))
+    found = trio.run(find_tenants, settings_on_disk(data_dir, config))
     if as_json:
         print_json(found)
         return
@@ -76,7 +56,7 @@ def delete(
     """
     from engine.cli.deleting import delete_tenant
 
-    settings = _settings(data_dir, config)
+    settings = settings_on_disk(data_dir, config)
     if not yes:
         click.confirm(f"Delete tenant {tenant} with all its runs, for good?", abort=True, err=True)
     deleted = trio.run(delete_tenant, settings, tenant)

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import enum
 import functools
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 import outcome
@@ -27,17 +25,14 @@ from engine.base.clock import Clock
 from engine.base.errors import EngineError, JournalClosed
 from engine.ext.append import PendingBatch, PendingQueue, SegmentHead
 from engine.journal.faults import StoreStalled
+from engine.journal.lanes import InlineEstimate, Lane, LoopBudget, choose_lane
+from engine.journal.threads import CommitChain, CommitJob, CommitThreads
 
 
 class Durability(enum.StrEnum):
     COMMIT = "commit"  # fsync before the acknowledgement
     INTERVAL = "interval"  # acknowledged when the OS has it; fsync every N ms
     OS = "os"  # acknowledged when the OS has it; no fsync
-
-
-class Lane(enum.Enum):
-    INLINE = "inline"
-    THREAD = "thread"
 
 
 class CommitStore(Protocol):
@@ -49,182 +44,12 @@ class CommitStore(Protocol):
 
 
 Release = Callable[[Sequence[object]], None]
-T = TypeVar("T")
 
 
 def release_calls(effects: Sequence[object]) -> None:
     """The plainest release: each effect is a callable without arguments."""
     for effect in effects:
         effect()  # type: ignore[operator]
-
-
-class InlineEstimate:
-    """How long an inline commit would take: a fixed part (the fsync) and a part per record.
-
-    The fixed part is the median of the latest inline commits, so that one hiccup of the disk
-    changes nothing and a disk that has become slow is noticed within a few. What a commit thread
-    measures is left out: it contains the wait for the interpreter. So that a disk which has become
-    quick again is noticed too, a commit is tried inline now and then; each try that was too slow
-    doubles the distance to the next.
-    """
-
-    _WINDOW: Final = 9
-    _PER_RECORD_US: Final = 1.5
-    _PROBE_DISTANCE_MIN: Final = 16
-    _PROBE_DISTANCE_MAX: Final = 4_096
-
-    def __init__(self) -> None:
-        self._fixed_us: deque[float] = deque([0.0], maxlen=self._WINDOW)
-        self._median_us = 0.0
-        self._probe_distance = self._PROBE_DISTANCE_MIN
-        self._commits_to_probe = self._PROBE_DISTANCE_MIN
-
-    def expect_us(self, record_count: int) -> float:
-        return self._median_us + self._PER_RECORD_US * record_count
-
-    def observe(self, record_count: int, took_us: float) -> None:
-        self._fixed_us.append(max(0.0, took_us - self._PER_RECORD_US * record_count))
-        self._median_us = sorted(self._fixed_us)[len(self._fixed_us) // 2]
-        if took_us > limits.inline_commit_us_max:
-            self._probe_distance = min(2 * self._probe_distance, self._PROBE_DISTANCE_MAX)
-        else:
-            self._probe_distance = self._PROBE_DISTANCE_MIN
-        self._commits_to_probe = self._probe_distance
-
-    def is_probe_due(self) -> bool:
-        """Count one commit that seems too slow to be inline; True when it is time for a try."""
-        self._commits_to_probe -= 1
-        return self._commits_to_probe <= 0
-
-
-class LoopBudget(trio.abc.Instrument):
-    """How much of the present pass of the event loop has gone into inline commits.
-
-    Shared by all tenants of a journal: one tenant's quick disk may hold the loop for a moment,
-    three hundred of them in a row may not. A pass ends when the loop looks for I/O.
-    """
-
-    def __init__(self) -> None:
-        self.left_us: float = limits.inline_pass_us_max
-
-    def spend(self, took_us: float) -> None:
-        self.left_us -= took_us
-
-    def before_io_wait(self, timeout: float) -> None:
-        self.left_us = limits.inline_pass_us_max
-
-
-def choose_lane(
-    expected_us: float, *, budget_left_us: float, queued_behind: int, probe: bool
-) -> Lane:
-    """Inline if it is quick, if the loop can afford it, and if nothing could overlap with it.
-
-    A probe may turn out slow: it is tried as long as this pass has anything left at all.
-    """
-    if queued_behind > 0 or budget_left_us <= 0:
-        return Lane.THREAD
-    if probe:
-        return Lane.INLINE
-    affordable_us = min(budget_left_us, limits.inline_commit_us_max)
-    return Lane.INLINE if expected_us <= affordable_us else Lane.THREAD
-
-
-class CommitJob:
-    """A blocking call on its way through a chain. `on_done` runs on the event loop's thread."""
-
-    __slots__ = ("call", "on_done", "result")
-
-    def __init__(self, call: Callable[[], None], on_done: Callable[[], None]) -> None:
-        self.call = call
-        self.on_done = on_done
-        self.result: outcome.Outcome[None] | None = None
-
-    def finish(self, result: outcome.Outcome[None]) -> None:
-        self.result = result
-        self.on_done()
-
-
-class CommitThreads:
-    """A few threads that run the chains of every tenant of a journal.
-
-    Not `trio.to_thread`: a hop there costs half as much again (measured 216 us against 141 us),
-    and it is on the path of each acknowledgement.
-    """
-
-    def __init__(self, count_max: int = limits.commit_threads_max) -> None:
-        self.token = trio.lowlevel.current_trio_token()
-        self._chains: queue.SimpleQueue[CommitChain | None] = queue.SimpleQueue()
-        self._count_max = count_max
-        self._threads: list[threading.Thread] = []
-        self._busy_count = 0
-
-    def start(self, chain: CommitChain) -> None:
-        self._busy_count += 1
-        if self._busy_count > len(self._threads) and len(self._threads) < self._count_max:
-            name = f"commit-{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._chains.put(chain)
-
-    def ended(self) -> None:
-        """A chain ran out of jobs."""
-        self._busy_count -= 1
-
-    async def call(self, blocking: Callable[[], T]) -> T:
-        """A blocking call that belongs to no chain, such as opening a store."""
-        return await trio.to_thread.run_sync(blocking)
-
-    def close(self) -> None:
-        for _ in self._threads:
-            self._chains.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
-
-    def _work(self) -> None:
-        while (chain := self._chains.get()) is not None:
-            chain.run_jobs()
-
-
-class CommitChain:
-    """The jobs of one tenant, one after the other and in their order, on whichever thread.
-
-    The next job can be there before the last one is done, so that the disk does not wait for the
-    event loop. After a job has failed none is run any more: what comes behind a batch that is not
-    on the disk must not be there either.
-    """
-
-    def __init__(self, threads: CommitThreads) -> None:
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._jobs: deque[CommitJob] = deque()
-        self._is_running = False
-        self._failure: outcome.Error | None = None
-
-    def submit(self, call: Callable[[], None], on_done: Callable[[], None]) -> CommitJob:
-        job = CommitJob(call, on_done)
-        with self._lock:
-            self._jobs.append(job)
-            must_start, self._is_running = not self._is_running, True
-        if must_start:
-            self._threads.start(self)
-        return job
-
-    def run_jobs(self) -> None:
-        """On a commit thread, until no job is left."""
-        run_soon = self._threads.token.run_sync_soon
-        while True:
-            with self._lock:
-                if not self._jobs:
-                    self._is_running = False
-                    break
-                job = self._jobs.popleft()
-            result = self._failure or outcome.capture(job.call)
-            if isinstance(result, outcome.Error):
-                self._failure = result
-            run_soon(job.finish, result)
-        run_soon(self._threads.ended)
 
 
 class CommitStatistics(msgspec.Struct, frozen=True):

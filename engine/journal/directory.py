@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.base.errors import DirectoryInUse, EngineError, StorageFailed, StorageFull
+from engine.journal.durable import make_durable_folder, sync_folder
 from engine.journal.layout import lock_path, segments_path, system_path
 
 FORMAT: Final = "1"
@@ -86,20 +87,3 @@ class DataDirectory:
 
     def close(self) -> None:
         os.close(self._lock)
-
-
-def sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_durable_folder(path: Path) -> None:
-    """The folder and those above it; what was made is durable when this returns."""
-    if path.is_dir():
-        return
-    make_durable_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_folder(path.parent)

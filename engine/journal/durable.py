@@ -28,6 +28,15 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def make_durable_folder(path: Path) -> None:
+    """The folder and those above it; what was made is durable when this returns."""
+    if path.is_dir():
+        return
+    make_durable_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
 def _sync(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:

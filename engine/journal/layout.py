@@ -90,11 +90,6 @@ def finished_key(ended_ms: int, run: RunId | bytes) -> bytes:
     return FINISHED_TAG + _TIME.pack(ended_ms) + run
 
 
-def split_finished_key(key: bytes) -> tuple[int, RunId]:
-    """When the run ended, and which it is."""
-    return int(_TIME.unpack_from(key, 1)[0]), RunId(key[1 + _TIME.size :])
-
-
 def batch_key(batch_id: str) -> bytes:
     return BATCH_TAG + batch_id.encode()
 

@@ -30,18 +30,12 @@ from engine.base.ids import RunId, TenantId
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import record_key, split_key
 from engine.ext.replay import RunFold
-from engine.journal.committer import (
-    CommitStatistics,
-    Committer,
-    CommitThreads,
-    Durability,
-    LoopBudget,
-    Release,
-    wake_tail,
-)
+from engine.journal.committer import CommitStatistics, Committer, Durability, Release, wake_tail
+from engine.journal.lanes import LoopBudget
 from engine.journal.layout import HEAD_TAG, decode_head, encode_head, head_key, run_key
 from engine.journal.segment import Segment
 from engine.journal.store import OpenMode, Store, StoreResources, StoreSnapshot
+from engine.journal.threads import CommitThreads
 from engine.journal.wal import WalReport
 from engine.model.runs import RunSummary
 

@@ -21,20 +21,17 @@ from engine.base.clock import Clock, system_clock
 from engine.base.errors import EngineError, JournalBusy, JournalClosed, TenantLimitReached
 from engine.base.ids import TenantId
 from engine.config.settings import JournalSettings
-from engine.journal.committer import (
-    CommitThreads,
-    Durability,
-    LoopBudget,
-    Release,
-    release_calls,
-)
-from engine.journal.directory import DataDirectory, sync_folder
+from engine.journal.committer import Durability, Release, release_calls
+from engine.journal.directory import DataDirectory
+from engine.journal.durable import sync_folder
 from engine.journal.faults import translate
 from engine.journal.keepers import run_keepers
+from engine.journal.lanes import LoopBudget
 from engine.journal.layout import segments_path, store_path, tenant_path, tenants_on_disk
 from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.system import SystemStore
 from engine.journal.tenant import TenantJournal, TenantStatistics, unknown_tenant
+from engine.journal.threads import CommitThreads
 from engine.journal.wal import WalReport, check_wal
 
 _DELETED: Final = ".deleted-"

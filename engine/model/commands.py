@@ -79,7 +79,6 @@ class TimeHasCome(Command, frozen=True, kw_only=True):
 
 class CancelRun(Command, frozen=True, kw_only=True):
     reason: str
-    requested_by: str = ""
 
 
 class ChildEnded(Command, frozen=True, kw_only=True):

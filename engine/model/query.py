@@ -15,6 +15,18 @@ import msgspec
 ANALYTICS: Final = ("tokens", "errors", "latency", "leaderboard", "tools")
 
 
+class Window(msgspec.Struct, frozen=True):
+    """When the runs ended that may matter: from, and before. Runs that have not ended always do."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def touches(self, from_ms: int, to_ms: int) -> bool:
+        return (self.to_ms is None or from_ms < self.to_ms) and (
+            self.from_ms is None or to_ms >= self.from_ms
+        )
+
+
 class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of values that JSON can carry."""
 

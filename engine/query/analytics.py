@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.model.query import AnalyticsFilter
-from engine.query.ports import Window
+from engine.model.query import AnalyticsFilter, Window
 
 _DAY_MS: Final = 86_400_000
 

@@ -12,14 +12,7 @@ from typing import Protocol
 import msgspec
 
 from engine.base.ids import TenantId
-
-
-class Window(msgspec.Struct, frozen=True):
-    """The days of completion that may matter, in milliseconds; None: no bound on that side."""
-
-    from_ms: int | None = None
-    to_ms: int | None = None
-
+from engine.model.query import Window
 
 EVERYTHING = Window()
 

@@ -200,6 +200,7 @@ class Handle:
         """When the run has ended: how."""
         tenant = await self._engine.tenant(context.tenant_id)
         try:
+            # Not with `_look`, whose checkpoint everybody who starts and waits would pay for.
             live = tenant.look(run)
         except UnknownRun:
             live = await self._look(tenant, run)
@@ -314,7 +315,7 @@ class Handle:
     # ---- telling ----
 
     async def cancel(self, context: RequestContext, run: RunId, reason: str) -> None:
-        await self._tell(context, run, CancelRun(reason=reason, requested_by=_who(context)))
+        await self._tell(context, run, CancelRun(reason=reason))
 
     async def signal(
         self,

@@ -15,7 +15,6 @@ import trio
 
 from engine.archive.archive import Archive
 from engine.archive.snapshot import TenantSnapshot
-from engine.archive.snapshot import Window as ArchiveWindow
 from engine.archive.tenant import TenantArchive
 from engine.base import limits
 from engine.base.errors import UnknownRun
@@ -27,9 +26,9 @@ from engine.model.query import (
     ArchiveVerified,
     ArrowAnswer,
     QueryAnswer,
+    Window,
 )
 from engine.model.views import RunFilter, RunPage
-from engine.query.ports import Window
 from engine.query.query import QueryTier
 from engine.runtime.archived import archived_run
 from engine.runtime.listing import list_runs
@@ -123,9 +122,7 @@ class Tiers:
         )
 
     def _snapshot(self, tenant: TenantId, window: Window | None = None) -> TenantSnapshot:
-        return self._of(tenant).snapshot(
-            ArchiveWindow() if window is None else ArchiveWindow(window.from_ms, window.to_ms)
-        )
+        return self._of(tenant).snapshot(window)
 
     # ---- the archive ----
 

@@ -45,10 +45,6 @@ class ReportQueue:
     def replace_last(self, entry: Payload) -> None:
         self._waiting[-1] = entry
 
-    def drop_waiting(self) -> None:
-        """Forget what was not reported yet: the run ends in another way."""
-        self._waiting.clear()
-
     def take(self) -> list[Report]:
         """All that waits, in as many reports as its size asks for."""
         reports: list[Report] = []

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.archive.archive import Archive, open_archive
-from engine.archive.snapshot import Window
 from engine.archive.steps import OnStep, go_on
 from engine.archive.tenant import TenantArchive
 from engine.base.clock import ManualClock
 from engine.base.ids import TenantId
 from engine.config.archive import ArchiveSettings
 from engine.journal.tenant import TenantJournal
+from engine.model.query import Window
 from tests.journal.harness import journal_at
 
 ACME = TenantId("acme")

@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from engine.archive.columns import tables_of
+from engine.archive.columns import TableBuilder
 from engine.archive.lookup import records_of
 from engine.archive.schema import DATA_SETS
 from engine.archive.signatures import error_signature
@@ -25,6 +25,13 @@ from tests.histories import history
 
 RUN = new_ids()()
 DAY_US = 86_400_000_000
+
+
+def tables_of(runs: list[tuple[RunId, list[bytes]]]) -> dict[str, pa.Table]:
+    builder = TableBuilder(with_journal=True)
+    for run, values in runs:
+        builder.add(run, values)
+    return builder.tables()
 
 
 def run_of(life: Life) -> dict[str, Any]:

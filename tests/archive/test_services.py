@@ -13,13 +13,13 @@ import trio.testing
 from engine.archive.archive import open_archive
 from engine.archive.batches import id_range
 from engine.archive.flusher import flush_tenant
-from engine.archive.snapshot import Window
 from engine.archive.steps import Step
 from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import JournalClosed, TenantUnknown
 from engine.base.ids import RunId, TenantId, parse_run_id, run_id_text
 from engine.config.archive import ArchiveSettings
+from engine.model.query import Window
 from tests.archive.faulty_proxy import LATE, FaultyProxy
 from tests.archive.house import ACME, DAY_US, HOUR_US, House, open_house, seen
 from tests.archive.lives import NOW_US, completed, new_ids, write_run, write_runs

@@ -19,12 +19,14 @@ from engine.base.ids import RunId, TenantId
 from engine.base.limits import MIB
 from engine.config.settings import JournalSettings
 from engine.ext.append import PendingBatch
-from engine.journal.committer import CommitThreads, Durability, LoopBudget, Release, release_calls
+from engine.journal.committer import Durability, Release, release_calls
+from engine.journal.lanes import LoopBudget
 from engine.journal.layout import lock_path
 from engine.journal.segment import Segment
 from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.tenant import TenantJournal
 from engine.journal.tenants import Journal, open_journal
+from engine.journal.threads import CommitThreads
 from engine.journal.wal import check_wal
 from engine.model.records import NewRecord, Record, RecordKind
 from tests.journal.stores import PATIENCE_S, Gate, GatedStore

@@ -14,12 +14,9 @@ from engine.base import limits
 from engine.base.clock import Clock, ManualClock
 from engine.base.errors import EngineError, JournalClosed, StorageDamaged, StorageFailed
 from engine.ext.append import PendingQueue, SegmentHead
-from engine.journal.committer import (
-    Committer,
-    CommitThreads,
-    Durability,
-    LoopBudget,
-)
+from engine.journal.committer import Committer, Durability
+from engine.journal.lanes import LoopBudget
+from engine.journal.threads import CommitThreads
 from tests.journal.harness import NOW_US, RUN, STEP, Effects, ForwardClock, eventually
 from tests.journal.stores import Gate, MemoryStore
 

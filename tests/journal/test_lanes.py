@@ -10,7 +10,7 @@ import trio
 import trio.lowlevel
 
 from engine.base import limits
-from engine.journal.committer import InlineEstimate, Lane, LoopBudget, choose_lane
+from engine.journal.lanes import InlineEstimate, Lane, LoopBudget, choose_lane
 from tests.journal.harness import ForwardClock
 from tests.journal.test_committer import Bench, benches
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from engine.base.errors import InvalidInput
-from engine.model.query import ANALYTICS, AnalyticsFilter
-from engine.query.ports import Window
+from engine.model.query import ANALYTICS, AnalyticsFilter, Window
 from engine.query.query import QueryTier
 from tests.query.lake import DAY_MS, JANUARY_MS, TENANT, Lake, LakeSnapshot, as_dicts, run
 

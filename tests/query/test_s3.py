@@ -13,15 +13,14 @@ import pytest
 from bench.static_store import StaticStore, static_store
 from engine.archive.interchange import write_stream
 from engine.archive.snapshot import TenantSnapshot
-from engine.archive.snapshot import Window as ArchiveWindow
 from engine.base.clock import ManualClock
 from engine.base.errors import ArchiveRefused, ArchiveUnreachable
 from engine.base.ids import TenantId
-from engine.model.query import AnalyticsFilter
+from engine.model.query import AnalyticsFilter, Window
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, RunPage
 from engine.query.pool import QueryPool
-from engine.query.ports import StoreAccess, Window
+from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.archive.house import ACME, House, open_house
 from tests.archive.lives import NOW_US, completed, failed, new_ids, write_run, write_runs
@@ -83,7 +82,7 @@ async def test_the_real_archive_is_read_whole_before_between_and_after(house: Ho
     await write_run(house.journal, waiting, completed()[:-1])
 
     def snapshot_of(window: Window) -> TenantSnapshot:
-        return house.tenant.snapshot(ArchiveWindow(window.from_ms, window.to_ms))
+        return house.tenant.snapshot(window)
 
     async with tier_over(access_to(house)) as tier:
 

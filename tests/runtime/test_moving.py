@@ -15,18 +15,18 @@ import trio
 from engine.base import limits
 from engine.base.clock import SystemClock, system_clock
 from engine.base.ids import parse_run_id, run_id_text
-from engine.cli.tiers import open_tiers
 from engine.config.archive import ArchiveSettings
-from engine.config.settings import JournalSettings, Settings
+from engine.config.settings import JournalSettings
 from engine.journal.layout import RUN_TAG, open_run_key
-from engine.model.payloads import RunCompleted, StepCompleted
+from engine.model.payloads import RunCompleted
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, StartRequest
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
 from engine.runtime.tiers import Tiers
 from tests.runtime.conftest import CONTEXT, TENANT
-from tests.runtime.worker import DEPLOYMENT, Held, ScriptedWorker
+from tests.runtime.tiered import opened, worker_at
+from tests.runtime.worker import DEPLOYMENT, ScriptedWorker
 
 CLIENTS: Final = 8
 RUNS: Final = 600
@@ -137,27 +137,14 @@ def once_each(shown: list[str], owed: list[str]) -> None:
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     clock = Calendar()
-    settings = Settings(
-        data_dir=str(tmp_path),
-        archive=ArchiveSettings(
-            flush_interval_ms=limits.archive_interval_ms_max,  # `House.move` does it
-            hot_retention_s=0,
-            replaced_grace_s=DAY_S * 3 // 2,
-        ),
+    settings = ArchiveSettings(
+        flush_interval_ms=limits.archive_interval_ms_max,  # `House.move` does it
+        hot_retention_s=0,
+        replaced_grace_s=DAY_S * 3 // 2,
     )
-    async with (
-        open_tiers(settings, clock) as tiers,
-        open_engine(tmp_path, settings.journal, clock=clock, followers=[tiers]) as engine,
-    ):
+    async with opened(tmp_path, settings, clock) as (engine, tiers):
         handle = Handle(engine, tiers)
-        worker = ScriptedWorker()
-        await worker.connect(handle, TENANT, "checkout")
-
-        def charge_and_end(held: Held) -> None:
-            charged = StepCompleted(position=1, name="charge", input=b"[7]", output=b"42")
-            worker.report(held, charged, RunCompleted(output=b'"paid"'))
-
-        worker.on_dispatch = charge_and_end
+        await worker_at(handle)
         yield House(handle, tiers, clock)
 
 

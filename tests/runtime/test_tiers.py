@@ -16,21 +16,19 @@ from engine.base import limits
 from engine.base.clock import system_clock
 from engine.base.errors import RunTerminal, UnknownRun
 from engine.base.ids import RunId, new_run_id, run_id_text
-from engine.cli.tiers import open_tiers
 from engine.config.archive import ArchiveSettings
-from engine.config.settings import Settings
 from engine.journal.layout import run_key
-from engine.model.payloads import RunCompleted, StepCompleted
 from engine.model.runs import RunStatus
 from engine.model.views import RunEvent, RunFilter, RunPage, RunView, StartRequest
-from engine.runtime.engine import Engine, open_engine
+from engine.runtime.engine import Engine
 from engine.runtime.handle import Handle
 from engine.runtime.tiers import Tiers
 from tests.runtime.conftest import CONTEXT, TENANT
-from tests.runtime.worker import DEPLOYMENT, Held, ScriptedWorker
+from tests.runtime.tiered import opened, worker_at
+from tests.runtime.worker import DEPLOYMENT, ScriptedWorker
 
 # Nothing moves by itself while a test runs.
-NEVER_MS = limits.archive_interval_ms_max
+BY_HAND = ArchiveSettings(flush_interval_ms=limits.archive_interval_ms_max, hot_retention_s=0)
 
 
 class Moving(NamedTuple):
@@ -67,24 +65,9 @@ def request(**fields: object) -> StartRequest:
 
 @pytest.fixture
 async def moving(tmp_path: Path) -> AsyncIterator[Moving]:
-    settings = Settings(
-        data_dir=str(tmp_path),
-        archive=ArchiveSettings(flush_interval_ms=NEVER_MS, hot_retention_s=0),
-    )
-    async with (
-        open_tiers(settings) as tiers,
-        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
-    ):
+    async with opened(tmp_path, BY_HAND) as (engine, tiers):
         handle = Handle(engine, tiers)
-        worker = ScriptedWorker()
-        await worker.connect(handle, TENANT, "checkout")
-
-        def charge_and_end(held: Held) -> None:
-            charged = StepCompleted(position=1, name="charge", input=b"[7]", output=b"42")
-            worker.report(held, charged, RunCompleted(output=b'"paid"'))
-
-        worker.on_dispatch = charge_and_end
-        yield Moving(engine, handle, tiers, worker)
+        yield Moving(engine, handle, tiers, await worker_at(handle))
 
 
 async def events_of(handle: Handle, run: RunId, after: int | None = None) -> list[RunEvent]:
@@ -228,18 +211,10 @@ async def test_a_slow_reader_of_events_goes_on_in_the_archive(moving: Moving) ->
 
 
 async def test_everything_that_ended_is_archived_by_itself(tmp_path: Path) -> None:
-    settings = Settings(
-        data_dir=str(tmp_path),
-        archive=ArchiveSettings(flush_interval_ms=limits.archive_interval_ms_min),
-    )
-    async with (
-        open_tiers(settings) as tiers,
-        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
-    ):
+    at_once = ArchiveSettings(flush_interval_ms=limits.archive_interval_ms_min)
+    async with opened(tmp_path, at_once) as (engine, tiers):
         handle = Handle(engine, tiers)
-        worker = ScriptedWorker()
-        await worker.connect(handle, TENANT, "checkout")
-        worker.on_dispatch = lambda held: worker.report(held, RunCompleted(output=b"1"))
+        await worker_at(handle)
         acknowledged = trio.Event()
 
         def watch(step: Step) -> None:
@@ -258,36 +233,21 @@ async def test_everything_that_ended_is_archived_by_itself(tmp_path: Path) -> No
 async def test_a_tenant_that_sleeps_is_woken_for_its_archive(tmp_path: Path) -> None:
     """What ended before the engine was closed is archived by the next one, and its hot copy goes
     when its time has come, although nobody asks for the tenant."""
-    settings = Settings(
-        data_dir=str(tmp_path),
-        archive=ArchiveSettings(flush_interval_ms=NEVER_MS, hot_retention_s=0),
-    )
-    async with (
-        open_tiers(settings) as tiers,
-        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
-    ):
+    async with opened(tmp_path, BY_HAND) as (engine, tiers):
         handle = Handle(engine, tiers)
-        worker = ScriptedWorker()
-        await worker.connect(handle, TENANT, "checkout")
-        worker.on_dispatch = lambda held: worker.report(held, RunCompleted(output=b"1"))
+        worker = await worker_at(handle)
         run = (await handle.start(CONTEXT, request())).run_id
         await handle.wait_outcome(CONTEXT, run)
         assert worker.session is not None
         worker.session.disconnect()
     for is_archived in (False, True):
-        async with (
-            open_tiers(settings) as tiers,
-            open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
-        ):
+        async with opened(tmp_path, BY_HAND) as (engine, tiers):
             assert [tenant.tenant_id for tenant in engine.open_tenants()] == [TENANT]
             status = await tiers.status(TENANT)
             assert (status.archived_runs, status.waiting_runs) == (is_archived, not is_archived)
             await tiers.flush(TENANT)
             if is_archived:
                 await tiers.archive.retain_now(TENANT)
-    async with (
-        open_tiers(settings) as tiers,
-        open_engine(tmp_path, settings.journal, followers=[tiers]) as engine,
-    ):
+    async with opened(tmp_path, BY_HAND) as (engine, tiers):
         assert engine.open_tenants() == []  # nothing is left to be done
         assert (await Handle(engine, tiers).get_status(CONTEXT, run)).status == "COMPLETED"

@@ -17,9 +17,11 @@ import trio
 from engine.base.errors import JournalClosed
 from engine.base.ids import TenantId
 from engine.config.settings import JournalSettings
-from engine.journal.committer import CommitChain, Durability, LoopBudget, Release
+from engine.journal.committer import Durability, Release
 from engine.journal.keepers import resume_tenants
+from engine.journal.lanes import LoopBudget
 from engine.journal.tenant import TenantJournal
+from engine.journal.threads import CommitChain
 from engine.journal.wal import WalReport
 from tests.simulation.disk import Disk, SimulatedStore
 from tests.simulation.time import SimulatedClock
