@@ -66,8 +66,8 @@ async def events(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 
 def event_bytes(event: RunEvent) -> bytes:
     name = event.name.translate(_LINE_ENDS).encode()
-    # JSON may have line ends between its tokens, and what a worker reports need not be JSON. Readers
-    # end a line at CR, LF and CRLF alike (so does bytes.splitlines, and nowhere else).
+    # JSON may have line ends between its tokens, and what a worker reports need not be JSON.
+    # Readers end a line at CR, LF and CRLF alike (so does bytes.splitlines, and nowhere else).
     data = event.data
     if b"\n" in data or b"\r" in data:
         data = b"\ndata: ".join(data.splitlines())
