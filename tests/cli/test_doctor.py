@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from engine.base.clock import ManualClock
 from engine.base.limits import MIB
 from engine.cli import checks
-from engine.cli.doctor import Check, Diagnosis, check_extensions, check_python
+from engine.cli.doctor import EXTENSIONS, Check, Diagnosis, check_extensions, check_python
 from engine.cli.main import engine
 from engine.config.settings import ApiKey, AuthSettings, Settings
 from engine.coordinator.server import Address
@@ -395,3 +395,8 @@ def test_ready() -> None:
     with answering(503, {"detail": "not ready: it is starting"}) as client:
         check = checks.check_ready(client, WHERE)
     assert (check.verdict, check.found) == ("warn", "not ready: it is starting")
+
+
+def test_every_extension_that_is_built_is_looked_at() -> None:
+    sources = Path(__file__).resolve().parents[2] / "ext"
+    assert list(EXTENSIONS) == sorted(source.stem for source in sources.glob("*.pyx"))
