@@ -13,7 +13,7 @@ from engine.archive.interchange import write_stream
 from engine.base.clock import Clock, system_clock
 from engine.base.ids import TenantId
 from engine.config.settings import Settings
-from engine.query.pool import QueryPool
+from engine.query.child.database import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from engine.runtime.tiers import Tiers

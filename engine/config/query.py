@@ -1,6 +1,6 @@
 """The settings of the query tier: how many databases are kept, and what one query may take.
 
-Knows no DuckDB: `engine/query/pool.py` turns these into its options.
+Knows no DuckDB: `engine/query/child/database.py` turns these into its options.
 """
 
 from __future__ import annotations

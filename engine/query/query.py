@@ -16,8 +16,11 @@ from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.model.query import ANALYTICS, AnalyticsFilter, ArrowAnswer, QueryAnswer
 from engine.model.views import RunFilter, RunPage
-from engine.query import analytics, listing, values
-from engine.query.pool import Parameters, QueryPool, Selected, Session, Turn
+from engine.query import analytics
+from engine.query.child import listing, values
+from engine.query.child.database import Parameters, QueryPool, Selected, Session, Turn
+from engine.query.child.statements import Checked, check, located
+from engine.query.child.tables import UnreadableFiles, make_views, without_unreadable
 from engine.query.ports import (
     EVERYTHING,
     FileList,
@@ -26,8 +29,6 @@ from engine.query.ports import (
     SnapshotOf,
     WriteStream,
 )
-from engine.query.statements import Checked, check, located
-from engine.query.tables import UnreadableFiles, make_views, without_unreadable
 
 _log: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")

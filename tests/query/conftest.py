@@ -9,7 +9,7 @@ import pytest
 
 from engine.base.clock import ManualClock
 from engine.config.query import QuerySettings
-from engine.query.pool import QueryPool
+from engine.query.child.database import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.query.lake import Lake

@@ -17,8 +17,8 @@ from engine.archive.schema import RUNS
 from engine.base.errors import ArchiveUnreachable, InvalidName
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, RunPage, RunView
-from engine.query import listing
-from engine.query.pool import QueryPool
+from engine.query.child import listing
+from engine.query.child.database import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.query.conftest import SETTINGS, Reports

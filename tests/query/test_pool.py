@@ -13,7 +13,7 @@ from engine.base.errors import InvalidSettings, QueryBusy
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.config.settings import load_settings
-from engine.query.pool import QueryPool, Session
+from engine.query.child.database import QueryPool, Session
 from engine.query.ports import StoreAccess
 from tests.query.lake import OTHER, TENANT
 

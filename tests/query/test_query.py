@@ -16,7 +16,7 @@ from engine.archive.schema import RUNS
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, InvalidQuery, QueryTimeout, QueryTooLarge
 from engine.config.query import QuerySettings
-from engine.query.pool import QueryPool
+from engine.query.child.database import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.query.conftest import Reports

@@ -19,7 +19,7 @@ from engine.base.ids import TenantId
 from engine.model.query import AnalyticsFilter, Window
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, RunPage
-from engine.query.pool import QueryPool
+from engine.query.child.database import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.archive.house import ACME, House, open_house

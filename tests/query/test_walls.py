@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryRefused
-from engine.query.failures import ReadingFailed
-from engine.query.pool import QueryPool, Session
+from engine.query.child.database import QueryPool, Session
+from engine.query.child.failures import ReadingFailed
+from engine.query.child.statements import REFUSED_FUNCTIONS
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
-from engine.query.statements import REFUSED_FUNCTIONS
 from tests.query.conftest import SETTINGS, Reports
 from tests.query.lake import JANUARY_MS, OTHER, TENANT, Lake, run
 

@@ -15,8 +15,8 @@ from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import ArchiveDamaged, EngineError, InvalidQuery
 from engine.base.ids import TenantId
-from engine.query.failures import ReadingFailed, cleaned
-from engine.query.pool import Parameters, Session
+from engine.query.child.database import Parameters, Session
+from engine.query.child.failures import ReadingFailed, cleaned
 from engine.query.ports import Snapshot, StoreAccess
 
 Result = TypeVar("Result")

@@ -25,10 +25,10 @@ from engine.base import limits
 from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryBusy, QueryTimeout
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
-from engine.query import failures
+from engine.query.child import failures
+from engine.query.child.statements import Parsed, too_wide
 from engine.query.interrupting import in_thread
 from engine.query.ports import StoreAccess
-from engine.query.statements import Parsed, too_wide
 
 _log: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")

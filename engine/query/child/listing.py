@@ -17,8 +17,8 @@ from typing import Any, Final
 from engine.base import limits
 from engine.base.ids import RunId, parse_run_id, run_created_ms, run_id_text
 from engine.model.views import KIND_NAMES, STATUS_NAMES, RunFilter, RunPage, RunView
-from engine.query.pool import Session
-from engine.query.tables import parquet, read
+from engine.query.child.database import Session
+from engine.query.child.tables import parquet, read
 
 _DAY: Final = re.compile(r"/day=(\d{4})-(\d{2})-(\d{2})/")
 _DAY_MS: Final = 86_400_000
