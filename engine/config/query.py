@@ -27,6 +27,8 @@ class QuerySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 8
     running_per_tenant_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 4
+    # Lists have processes of their own, each with the databases of many tenants.
+    lists_running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 3
     waiting_max: Annotated[int, msgspec.Meta(ge=0, le=limits.query_waiting_max)] = 256
     time_limit_ms: Annotated[int, msgspec.Meta(ge=1, le=limits.query_time_limit_ms_max)] = 30_000
     rows_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_rows_max)] = 10_000

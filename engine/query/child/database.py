@@ -1,45 +1,32 @@
-"""The one importer of DuckDB: a bounded set of locked databases, one per tenant.
+"""The one importer of DuckDB: locked databases, one per tenant, and the connections of queries.
 
 A database may read its tenant's directories and nothing else, and nobody can change that any more
-once it is open, not even we. Queries of one tenant are connections of one database: each has its
-own temporary views and is interrupted alone. Knows no HTTP and no rule of what a query may be.
+once it is open, not even we. Lives in a process of queries (`__main__.py`), which has walls of the
+operating system around it. Knows no frames and no rule of what a query may be.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import shutil
-import tempfile
+import importlib.util
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from importlib import resources
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final
 
 import certifi
 import duckdb
-import trio
+import pyarrow as pa
 
 from engine.base import limits
-from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryBusy, QueryTimeout
+from engine.base.errors import ArchiveUnreachable
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.query.child import failures
 from engine.query.child.statements import Parsed, too_wide
-from engine.query.interrupting import in_thread
 from engine.query.ports import StoreAccess
 
-_log: Final = logging.getLogger(__name__)
-Result = TypeVar("Result")
 Parameters = Sequence[object] | dict[str, object]  # by position, or by name
-
-
-class PoolStatistics(NamedTuple):
-    open: int
-    running: int
-    waiting: int
-    opened: int  # since the start
 
 
 class Selected:
@@ -63,14 +50,25 @@ class Selected:
             if len(some) < limits.query_rows_per_fetch:
                 return
 
-    def reader(self, rows_max: int) -> object:
-        """The same as an Arrow reader. What it raises while it is read is the driver's."""
+    def batches(self, rows_max: int) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """The same as Arrow has it, the types as they are."""
         with self._session.translated():
-            return self._relation.limit(rows_max).to_arrow_reader(limits.query_rows_per_fetch)
+            limited = self._relation.limit(rows_max)
+            reader = limited.to_arrow_reader(limits.query_rows_per_fetch)
+        return reader.schema, self._read(reader)
+
+    def _read(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                with self._session.translated():
+                    batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            yield batch
 
 
 class Session:
-    """One query's connection; used in one thread, interrupted from any."""
+    """One question's connection; used in one thread, interrupted from any."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, access: StoreAccess) -> None:
         self._connection = connection
@@ -96,10 +94,15 @@ class Session:
             raise too_wide(len(relation.columns))
         return Selected(self, relation)
 
-    def register(self, name: str, table: object) -> None:
-        """The Arrow table as a view of this connection alone."""
-        with self.translated():
-            self._connection.register(name, table)
+    def store(self, name: str, stream: bytes) -> None:
+        """The rows of an Arrow stream as a table of this connection alone. A table and no view of
+        them: DuckDB pushes filters of a join into a scan of Arrow, which cannot carry them out."""
+        with self.translated(), pa.ipc.open_stream(stream) as reader:
+            self._connection.register("arriving", reader)
+            try:
+                self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM arriving")
+            finally:
+                self._connection.unregister("arriving")
 
     def interrupt(self) -> None:
         self._is_stopped = True
@@ -116,49 +119,10 @@ class Session:
             yield
         except duckdb.Error as error:
             raise failures.translate(type(error).__name__, str(error), self._access) from error
-
-
-class Turn:
-    """A query's time on its tenant's database."""
-
-    def __init__(self, session: Session, threads: trio.CapacityLimiter) -> None:
-        self._session = session
-        self._threads = threads
-
-    async def run(self, work: Callable[[Session], Result]) -> Result:
-        """What `work` returns, from a thread."""
-        return await in_thread(lambda: work(self._session), self._session.interrupt, self._threads)
-
-
-class _Database:
-    """A tenant's locked DuckDB. Opened by its first user, closed when it is left by the last."""
-
-    def __init__(self, tenant: TenantId) -> None:
-        self.tenant: Final = tenant
-        self.users = 0
-        self.is_retired = False
-        self.opening: Final = trio.Lock()
-        self.connection: duckdb.DuckDBPyConnection | None = None
-        self.scratch: Path | None = None
-
-    def open(self, settings: QuerySettings, access: StoreAccess) -> None:
-        self.scratch = Path(
-            tempfile.mkdtemp(prefix="engine-query-", dir=settings.temporary_directory or None)
-        )
-        try:
-            self.connection = _locked(self.tenant, settings, access, self.scratch)
-        except duckdb.Error as error:
-            self.close()
-            raise ArchiveUnreachable(
-                f"the database for queries cannot be opened: {failures.cleaned(str(error), access)}"
-            ) from error
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
-        if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        except (pa.ArrowException, OSError) as error:
+            # What the driver raises while Arrow reads from it comes as text.
+            name = failures.exception_name(str(error))
+            raise failures.translate(name, str(error), self._access) from error
 
 
 def _locked(
@@ -169,7 +133,6 @@ def _locked(
         config={
             "memory_limit": f"{settings.instance_bytes // limits.KIB}KiB",
             "threads": str(settings.threads),
-            # DuckDB lets a query read its scratch directory: nobody else's may be in there.
             "temp_directory": str(scratch),
             "max_temp_directory_size": f"{settings.temporary_bytes // limits.KIB}KiB",
             # Otherwise a table's name is looked for among the variables of our Python frames.
@@ -201,7 +164,7 @@ def _reach_store(
     connection: duckdb.DuckDBPyConnection, settings: QuerySettings, access: StoreAccess
 ) -> None:
     """A secret and not settings: settings can be read back with SQL."""
-    connection.execute(f"LOAD {_quoted(str(_httpfs()))}")
+    connection.execute(f"LOAD {_quoted(str(httpfs()))}")
     options = {
         "http_timeout": settings.store_timeout_s,
         "http_retries": settings.store_retries,
@@ -229,138 +192,80 @@ def _reach_store(
     connection.execute(f"CREATE SECRET archive (TYPE s3, {said}, USE_SSL {access.secure})")
 
 
-def _httpfs() -> Path:
+def httpfs() -> Path:
     """The signed extension of exactly this DuckDB, out of its wheel."""
-    folder = resources.files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
-    return Path(str(folder / "httpfs.duckdb_extension"))
+    found = importlib.util.find_spec("duckdb_extension_httpfs")
+    assert found is not None
+    assert found.origin is not None
+    folder = Path(found.origin).parent / "extensions" / f"v{duckdb.__version__}"
+    return folder / "httpfs.duckdb_extension"
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-class QueryPool:
-    """Runs work on a tenant's database, some at a time, each in a thread of its own."""
+class Databases:
+    """Some tenants' databases, of which the one used longest ago makes room. Of one thread."""
 
-    def __init__(self, settings: QuerySettings, access: StoreAccess) -> None:
+    def __init__(
+        self, settings: QuerySettings, access: StoreAccess, scratch: Path, *, open_max: int
+    ) -> None:
         self._settings = settings
-        self.access: Final = access
-        self._databases: OrderedDict[TenantId, _Database] = OrderedDict()  # used last comes last
-        self._running = trio.Semaphore(settings.running_max)
-        self._lanes: dict[TenantId, tuple[trio.Semaphore, list[int]]] = {}
-        # Two more, so that opening and closing never wait for a query.
-        self._threads = trio.CapacityLimiter(settings.running_max + 2)
-        self._waiting = 0
+        self._access = access
+        self._scratch = scratch
+        self._open_max = open_max
+        self._open: OrderedDict[TenantId, duckdb.DuckDBPyConnection] = OrderedDict()
         self._opened = 0
 
-    def statistics(self) -> PoolStatistics:
-        running = self._settings.running_max - self._running.value
-        return PoolStatistics(len(self._databases), running, self._waiting, self._opened)
-
-    @contextlib.asynccontextmanager
-    async def use(
-        self, tenant: TenantId, *, time_limit_ms: int | None = None
-    ) -> AsyncIterator[Turn]:
-        """A turn on the tenant's database. What runs in it is stopped when the caller is cancelled
-        or the time is over; waiting for the turn does not count."""
-        limit_ms = time_limit_ms or self._settings.time_limit_ms
-        async with self._turn(tenant), self._database(tenant) as database:
-            assert database.connection is not None
-            session = Session(database.connection.cursor(), self.access)
-            try:
-                with trio.move_on_after(limit_ms / 1_000):
-                    yield Turn(session, self._threads)
-                    return
-            except failures.DatabaseBroken as error:
-                await self._replace(database)
-                raise InvalidQuery(f"the query broke its database: {error}") from error
-            finally:
-                session.close()
-        raise QueryTimeout(
-            f"the query was stopped after {limit_ms} ms; read fewer days (WHERE day >= ...), or "
-            "fewer columns",
-            time_limit_ms=limit_ms,
-        )
-
-    async def aclose(self) -> None:
-        """Closes what is idle; a database in use closes with its last query."""
-        databases = list(self._databases.values())
-        self._databases.clear()
-        for database in databases:
-            database.is_retired = True
-            if not database.users:
-                await self._close(database)
-
-    async def retire(self, tenant: TenantId) -> None:
-        """The next query gets a new database, that remembers nothing of the files."""
-        database = self._databases.pop(tenant, None)
-        if database is not None:
-            database.is_retired = True
-            if not database.users:
-                await self._close(database)
-
-    async def _replace(self, database: _Database) -> None:
-        _log.error("the query database of tenant %s broke and is replaced", database.tenant)
-        if self._databases.get(database.tenant) is database:
-            await self.retire(database.tenant)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, tenant: TenantId) -> AsyncIterator[None]:
-        """A place among this tenant's queries, then one among all: no tenant fills the queue."""
-        if self._waiting >= self._settings.waiting_max and self._is_full(tenant):
-            raise QueryBusy(f"{self._waiting} queries wait already; come again in a second")
-        lane, users = self._lanes.setdefault(
-            tenant, (trio.Semaphore(self._settings.running_per_tenant_max), [0])
-        )
-        users[0] += 1
-        self._waiting += 1
-        is_waiting = True
+    @contextlib.contextmanager
+    def session(self, tenant: TenantId) -> Iterator[Session]:
+        session = Session(self._of(tenant).cursor(), self._access)
         try:
-            async with lane, self._running:
-                self._waiting -= 1
-                is_waiting = False
-                yield
+            yield session
+        except failures.DatabaseBroken:
+            self.forget(tenant)
+            raise
         finally:
-            self._waiting -= is_waiting
-            users[0] -= 1
-            if not users[0]:
-                del self._lanes[tenant]
+            session.close()
 
-    def _is_full(self, tenant: TenantId) -> bool:
-        lane = self._lanes.get(tenant)
-        return not self._running.value or (lane is not None and not lane[0].value)
+    def forget(self, tenant: TenantId) -> None:
+        """The next question gets a new database, that remembers nothing of the files."""
+        connection = self._open.pop(tenant, None)
+        if connection is not None:
+            connection.close()
 
-    @contextlib.asynccontextmanager
-    async def _database(self, tenant: TenantId) -> AsyncIterator[_Database]:
-        database = self._databases.get(tenant)
-        if database is None:
-            database = self._databases[tenant] = _Database(tenant)
-        self._databases.move_to_end(tenant)
-        database.users += 1
-        try:
-            await self._make_room()
-            async with database.opening:
-                if database.connection is None:
-                    await in_thread(
-                        lambda: database.open(self._settings, self.access),
-                        lambda: None,
-                        self._threads,
-                    )
-                    self._opened += 1
-            yield database
-        finally:
-            database.users -= 1
-            if database.is_retired and not database.users:
-                await self._close(database)
+    def close(self) -> None:
+        for tenant in list(self._open):
+            self.forget(tenant)
 
-    async def _make_room(self) -> None:
-        """Closes the idle databases that were used longest ago. There is always one to close: no
-        more queries run at once than databases may be open."""
-        while len(self._databases) > self._settings.instances_max:
-            idle = next(one for one in self._databases.values() if not one.users)
-            del self._databases[idle.tenant]
-            await self._close(idle)
+    def _of(self, tenant: TenantId) -> duckdb.DuckDBPyConnection:
+        connection = self._open.get(tenant)
+        if connection is None:
+            if len(self._open) >= self._open_max:
+                self.forget(next(iter(self._open)))
+            self._opened += 1
+            # DuckDB lets a query read its scratch directory: nobody else's may be in there.
+            scratch = self._scratch / f"{self._opened}"
+            connection = self._open[tenant] = _opened(tenant, self._settings, self._access, scratch)
+        self._open.move_to_end(tenant)
+        return connection
 
-    async def _close(self, database: _Database) -> None:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(database.close, limiter=self._threads)
+
+def _opened(
+    tenant: TenantId, settings: QuerySettings, access: StoreAccess, scratch: Path
+) -> duckdb.DuckDBPyConnection:
+    scratch.mkdir()
+    try:
+        return _locked(tenant, settings, access, scratch)
+    except duckdb.Error as error:
+        raise ArchiveUnreachable(
+            f"the database for queries cannot be opened: {failures.cleaned(str(error), access)}"
+        ) from error
+
+
+def warm_up() -> None:
+    """Loads what a first query would have to wait for."""
+    with duckdb.connect(":memory:", config={"threads": "1"}) as connection:
+        # Nothing of its answer may be there any more when the connection is closed.
+        connection.sql("SELECT 1").to_arrow_reader(1).read_all()
