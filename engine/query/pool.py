@@ -9,6 +9,7 @@ Ends what takes more memory than it may, whatever the process itself believes. K
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -26,7 +27,7 @@ from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.query import messages, process
 from engine.query.ports import StoreAccess
-from engine.query.process import QueryProcess
+from engine.query.process import Answered, Hot, QueryProcess
 from engine.query.turns import Shares, Turns
 
 _log: Final = logging.getLogger(__name__)
@@ -64,6 +65,32 @@ class Lane:
         return known[-1]
 
 
+class Turn:
+    """A process for one question after the other, until it is given back."""
+
+    def __init__(
+        self, pool: QueryPool, lane: Lane, tenant: TenantId, process: QueryProcess
+    ) -> None:
+        self._pool = pool
+        self._lane = lane
+        self._tenant = tenant
+        self.process = process
+
+    async def ask(self, request: messages.Request) -> messages.Answer:
+        return (await self.process.ask(request)).answer
+
+    async def read(
+        self,
+        request: messages.Select | messages.ListRuns,
+        hot: Hot | None = None,
+        *,
+        parts_bytes_max: int = 0,
+    ) -> Answered:
+        """What reads files."""
+        self.process = await self._pool.fitting(self._lane, self._tenant, self.process)
+        return await self.process.ask(request, hot, parts_bytes_max=parts_bytes_max)
+
+
 class QueryPool:
     def __init__(
         self,
@@ -96,19 +123,20 @@ class QueryPool:
     @asynccontextmanager
     async def use(
         self, tenant: TenantId, lane: Lane | None = None, *, time_limit_ms: int | None = None
-    ) -> AsyncIterator[QueryProcess]:
+    ) -> AsyncIterator[Turn]:
         """A turn with a process that is the tenant's. What runs in it is stopped when the caller is
         cancelled or the time is over; waiting for the turn does not count."""
         lane = lane or self.queries
         limit_ms = time_limit_ms or self._settings.time_limit_ms
         async with lane.turns.turn(tenant):
-            taken = await self._taken(lane, tenant)
+            self._something_runs.set()
+            turn = Turn(self, lane, tenant, await self._taken(lane, tenant))
             try:
                 with trio.move_on_after(limit_ms / 1_000):
-                    yield taken
+                    yield turn
                     return
             finally:
-                self._give_back(lane, taken)
+                self._give_back(lane, turn.process)
         raise QueryTimeout(
             f"the query was stopped after {limit_ms} ms; read fewer days (WHERE day >= ...), or "
             "fewer columns",
@@ -125,12 +153,19 @@ class QueryPool:
                 else:
                     one.is_stale = True
 
+    async def fitting(self, lane: Lane, tenant: TenantId, taken: QueryProcess) -> QueryProcess:
+        """This one, or another, if directories have come since it was shut in with those that
+        were there. To be asked once it is known which files are to be read."""
+        if taken.places == self._places(lane, tenant):
+            return taken
+        self._discard(lane, taken)
+        return await self._new(lane, tenant)
+
     # ---- processes ----
 
     async def _taken(self, lane: Lane, tenant: TenantId) -> QueryProcess:
         taken = lane.idle_for(tenant) or await self._new(lane, tenant)
         taken.served = tenant
-        self._something_runs.set()
         return taken
 
     async def _new(self, lane: Lane, tenant: TenantId) -> QueryProcess:
@@ -140,6 +175,8 @@ class QueryPool:
         self._begun += 1
         scratch = self._scratch / f"{self._begun}"
         begun = process.begin(scratch)
+        begun.places = self._places(lane, tenant)
+        begun.served = tenant
         lane.processes.add(begun)
         try:
             with trio.fail_after(limits.query_process_start_ms / 1_000):
@@ -216,6 +253,13 @@ class QueryPool:
         """Of one that does nothing: its database's part, and the interpreter's."""
         return lane.prepared.data_bytes_max - limits.query_process_bytes // 2
 
+    def _places(self, lane: Lane, tenant: TenantId) -> tuple[tuple[int, int] | None, ...]:
+        """Which directories are where its files lie: a right to read is one to an inode."""
+        if self.access.is_s3:
+            return ()
+        places = [self.access.root] if lane.is_for_lists else self.access.directories(tenant)
+        return tuple(map(_identity, places))
+
     def _lane(self, *, is_for_lists: bool) -> Lane:
         settings = self._settings
         databases = settings.instances_max if is_for_lists else 1
@@ -237,6 +281,14 @@ class QueryPool:
             wait_ms_max=settings.time_limit_ms,
         )
         return Lane(prepared, shares, running_max if is_for_lists else settings.instances_max)
+
+
+def _identity(place: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @asynccontextmanager

@@ -104,6 +104,8 @@ class QueryProcess:
         self.scratch: Final = scratch
         self._received = bytearray()
         self.tenant: TenantId | None = None
+        # The directories that it may read, as they were when it was begun.
+        self.places: tuple[tuple[int, int] | None, ...] = ()
         self.served: TenantId | None = None  # lately
         self.walls: tuple[str, ...] = ()
         self.is_ended = False

@@ -23,7 +23,7 @@ from engine.model.query import ANALYTICS, AnalyticsFilter, ArrowAnswer, QueryAns
 from engine.model.views import RunFilter, RunPage
 from engine.query import analytics, listing, messages
 from engine.query.messages import Kind
-from engine.query.pool import QueryPool
+from engine.query.pool import QueryPool, Turn
 from engine.query.ports import (
     EVERYTHING,
     FileList,
@@ -32,7 +32,6 @@ from engine.query.ports import (
     SnapshotOf,
     StreamOf,
 )
-from engine.query.process import QueryProcess
 from engine.query.unreadable import UnreadableFiles
 
 _log: Final = logging.getLogger(__name__)
@@ -104,10 +103,10 @@ class QueryTier:
         began_us = self._clock.monotonic_us()
         asked = self._rows_max(chosen.limit)
         sql, parameters = analytics.statement(name, chosen)
-        async with self._pool.use(tenant) as process:
+        async with self._pool.use(tenant) as turn:
             snapshot = snapshot_of(analytics.window(name, chosen))
             selected, parts, skipped = await self._select(
-                process, tenant, snapshot, {"runs"}, sql, asked, parameters=parameters
+                turn, tenant, snapshot, {"runs"}, sql, asked, parameters=parameters
             )
         return await self._answer(selected, parts, skipped, began_us)
 
@@ -123,9 +122,8 @@ class QueryTier:
         request = messages.ListRuns(
             tenant=tenant, chosen=chosen, files=files, unreadable=unreadable, hot=hot
         )
-        async with self._pool.use(tenant, self._pool.lists) as process:
-            answered = await process.ask(request)
-        listed = answered.answer
+        async with self._pool.use(tenant, self._pool.lists) as turn:
+            listed = (await turn.read(request)).answer
         assert isinstance(listed, messages.Listed)
         await self._report(tenant, listed.unreadable, set(unreadable))
         return listed.page
@@ -144,11 +142,11 @@ class QueryTier:
                 f"the SQL has {len(sql)} characters, it can have {limits.query_sql_characters_max}"
             )
         try:
-            async with self._pool.use(tenant) as process:
-                checked = (await process.ask(messages.Check(sql))).answer
+            async with self._pool.use(tenant) as turn:
+                checked = await turn.ask(messages.Check(sql))
                 assert isinstance(checked, messages.Checked)
                 return await self._select(
-                    process,
+                    turn,
                     tenant,
                     snapshot_of(EVERYTHING),
                     checked.views,
@@ -162,7 +160,7 @@ class QueryTier:
 
     async def _select(
         self,
-        process: QueryProcess,
+        turn: Turn,
         tenant: TenantId,
         snapshot: Snapshot,
         views: Collection[str],
@@ -187,7 +185,7 @@ class QueryTier:
             bytes_max=self._settings.answer_bytes_max,
             as_arrow=as_arrow,
         )
-        answered = await process.ask(
+        answered = await turn.read(
             request,
             await self._hot(snapshot, views),
             parts_bytes_max=self._settings.answer_bytes_max + limits.query_frame_bytes_max,

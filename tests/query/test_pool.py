@@ -18,9 +18,8 @@ from engine.config.query import QuerySettings
 from engine.config.settings import load_settings
 from engine.query import messages
 from engine.query.child.database import Databases
-from engine.query.pool import QueryPool, open_pool
+from engine.query.pool import QueryPool, Turn, open_pool
 from engine.query.ports import StoreAccess
-from engine.query.process import QueryProcess
 from tests.query.lake import OTHER, TENANT
 
 ENDLESS = "SELECT count(*) FROM range(1000000000000000)"
@@ -37,15 +36,15 @@ async def pool_of(tmp_path: Path, **settings: int) -> AsyncIterator[QueryPool]:
         yield pool
 
 
-async def rows(process: QueryProcess, sql: str) -> messages.Rows:
+async def rows(turn: Turn, sql: str) -> messages.Rows:
     request = messages.Select(sql=sql, views=(), unreadable={}, rows_max=10, bytes_max=10_000)
-    answered = await process.ask(request, parts_bytes_max=100_000)
+    answered = await turn.read(request, parts_bytes_max=100_000)
     return tuple(row for part in answered.parts for row in messages.decode_rows(part))
 
 
 async def ask(pool: QueryPool, sql: str, tenant: TenantId = TENANT) -> messages.Rows:
-    async with pool.use(tenant) as process:
-        return await rows(process, sql)
+    async with pool.use(tenant) as turn:
+        return await rows(turn, sql)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -74,8 +73,8 @@ async def test_a_caller_who_leaves_stops_the_query(tmp_path: Path) -> None:
 
 async def test_a_query_that_does_not_hear_is_ended_with_its_process(tmp_path: Path) -> None:
     async with pool_of(tmp_path, time_limit_ms=500) as pool:
-        async with pool.use(TENANT) as process:
-            pid = process.pid
+        async with pool.use(TENANT) as turn:
+            pid = turn.process.pid
         with trio.fail_after(2), pytest.raises((QueryTimeout, QueryTooLarge)):
             await ask(pool, DEAF)
         await until(lambda: not is_alive(pid))
@@ -87,9 +86,9 @@ async def test_a_process_of_one_tenant_never_serves_another(tmp_path: Path) -> N
     async with pool_of(tmp_path, instances_max=2, running_max=2) as pool:
         served: dict[int, set[str]] = {}
         for name in ("a", "b", "a", "c", "b", "a", "c"):
-            async with pool.use(TenantId(name)) as process:
-                served.setdefault(process.pid, set()).add(name)
-                await rows(process, "SELECT 1")
+            async with pool.use(TenantId(name)) as turn:
+                served.setdefault(turn.process.pid, set()).add(name)
+                await rows(turn, "SELECT 1")
             await until(lambda: pool.statistics().open <= 2)
         assert all(len(tenants) == 1 for tenants in served.values()), served
 
@@ -111,8 +110,8 @@ async def test_queries_at_once_have_a_process_each(tmp_path: Path) -> None:
         pool.use(TENANT) as one,
         pool.use(TENANT) as two,
     ):
-        assert one.pid != two.pid
-        os.kill(one.pid, signal.SIGKILL)
+        assert one.process.pid != two.process.pid
+        os.kill(one.process.pid, signal.SIGKILL)
         with pytest.raises(QueryTooLarge):
             await rows(one, "SELECT 1")
         assert await rows(two, "SELECT 2") == ((2,),)
@@ -122,11 +121,11 @@ async def test_a_crash_is_an_answer_and_the_next_query_has_a_new_process(tmp_pat
     async with pool_of(tmp_path) as pool:
 
         async def crash() -> None:
-            await until(lambda: pool.statistics().open == 1)
             (process,) = pool.queries.processes
-            await until(lambda: process.served is not None)
+            await until(lambda: process not in pool.queries.idle)
             os.kill(process.pid, signal.SIGSEGV)
 
+        await ask(pool, "SELECT 1")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crash)
             with pytest.raises(EngineError, match="SIGSEGV"):
@@ -137,7 +136,7 @@ async def test_a_crash_is_an_answer_and_the_next_query_has_a_new_process(tmp_pat
 async def test_no_process_outlives_the_pool(tmp_path: Path) -> None:
     async with pool_of(tmp_path) as pool:
         async with pool.use(TENANT) as one, pool.use(OTHER, pool.lists) as two:
-            pids = [one.pid, two.pid]
+            pids = [one.process.pid, two.process.pid]
         assert all(map(is_alive, pids))
     assert not any(map(is_alive, pids))
 
@@ -145,14 +144,14 @@ async def test_no_process_outlives_the_pool(tmp_path: Path) -> None:
 async def test_lists_do_not_wait_for_queries(tmp_path: Path) -> None:
     async with pool_of(tmp_path, running_max=1, instances_max=1) as pool, pool.use(TENANT):
         with trio.fail_after(30):
-            async with pool.use(TENANT, pool.lists) as process:
-                assert process.tenant is None
+            async with pool.use(TENANT, pool.lists) as turn:
+                assert turn.process.tenant is None
 
 
 async def test_the_process_of_lists_runs_no_sql_of_users(tmp_path: Path) -> None:
-    async with pool_of(tmp_path) as pool, pool.use(TENANT, pool.lists) as process:
+    async with pool_of(tmp_path) as pool, pool.use(TENANT, pool.lists) as turn:
         with pytest.raises(EngineError, match="broke"):
-            await rows(process, "SELECT 1")
+            await rows(turn, "SELECT 1")
 
 
 async def test_a_tenant_with_many_queries_leaves_room_for_others(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engine.archive.schema import RUNS
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, InvalidQuery, QueryTimeout, QueryTooLarge
 from engine.config.query import QuerySettings
+from engine.model.views import RunFilter, RunPage
 from engine.query.pool import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
@@ -332,3 +333,45 @@ async def test_a_users_error_that_reads_like_a_damaged_file_is_the_users(
             lake.snapshot,
         )
     assert reports == []
+
+
+async def test_files_that_come_after_the_first_query_are_read(tier: QueryTier, lake: Lake) -> None:
+    """What a process may read is settled when it is begun, and the tenant had nothing then."""
+    sql = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM steps)"
+    assert await rows(tier, lake, sql) == [(0, 0)]
+    assert (await tier.list_runs(TENANT, RunFilter(), RunPage(()), lake.snapshot())).runs == ()
+    archived = run(JANUARY_MS)
+    lake.add_runs([archived])
+    assert await rows(tier, lake, sql) == [(1, 0)]
+    lake.add_steps([step(archived, 0)])
+    assert await rows(tier, lake, sql) == [(1, 1)]
+    page = await tier.list_runs(TENANT, RunFilter(), RunPage(()), lake.snapshot())
+    assert [view.run_id for view in page.runs] == [archived["run_id"]]
+
+
+async def test_joins_of_hot_and_cold_runs_with_a_filter_are_right(
+    tier: QueryTier, lake: Lake
+) -> None:
+    """DuckDB pushes a filter of the join into the scan of the hot rows: they have to stand in a
+    table, that can carry it out."""
+    archived = [
+        run(JANUARY_MS + at, status="FAILED" if at % 2 else "COMPLETED") for at in range(400)
+    ]
+    lake.add_runs(archived)
+    lake.add_steps([step(one, position) for one in archived for position in range(3)])
+    lake.hot = [run(JANUARY_MS + at, status="FAILED", took_ms=5) for at in range(400, 410)]
+    lake.hot_steps = [step(one, 0) for one in lake.hot]
+    for sql, expected in (
+        ("SELECT count(*) FROM steps s JOIN runs r USING (run_id) WHERE r.status = 'FAILED'", 610),
+        (
+            "SELECT count(*) FROM steps WHERE run_id IN "
+            "(SELECT run_id FROM runs WHERE status = 'FAILED')",
+            610,
+        ),
+        (
+            "SELECT count(*) FROM (SELECT r.run_id, s.name FROM runs r JOIN steps s "
+            "USING (run_id) WHERE r.status = 'FAILED' LIMIT 5)",
+            5,
+        ),
+    ):
+        assert await rows(tier, lake, sql) == [(expected,)], sql
