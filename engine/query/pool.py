@@ -198,7 +198,7 @@ class QueryPool:
             taken.is_ended
             or taken.is_stale
             or self._is_closed
-            or taken.taken_bytes() > self._kept_bytes_max(lane)
+            or taken.reserved_bytes() > self._kept_bytes_max(lane)
         ):
             self._discard(lane, taken)
         else:

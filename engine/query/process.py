@@ -49,6 +49,7 @@ _ERRORS: Final = {
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
 _RESIDENT: Final = 1  # the place of it in statm
 _SHARED: Final = 2
+_DATA: Final = 5
 
 
 _TOO_LARGE: Final = (
@@ -161,11 +162,18 @@ class QueryProcess:
 
     def taken_bytes(self) -> int:
         """Its own memory, without what it has in common with others of its kind."""
+        fields = self._memory()
+        return (fields[_RESIDENT] - fields[_SHARED]) * _PAGE_BYTES
+
+    def reserved_bytes(self) -> int:
+        """What counts towards its limit, whether it is used or not."""
+        return self._memory()[_DATA] * _PAGE_BYTES
+
+    def _memory(self) -> list[int]:
         try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()
+            return [*map(int, Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split())]
         except OSError:
-            return 0
-        return (int(fields[_RESIDENT]) - int(fields[_SHARED])) * _PAGE_BYTES
+            return [0] * (_DATA + 1)  # it is gone
 
     # ---- asking ----
 

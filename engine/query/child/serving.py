@@ -7,13 +7,14 @@ process without one. Knows no sockets.
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from engine.base.errors import EngineError
+from engine.base.errors import EngineError, QueryTooLarge
 from engine.base.ids import TenantId
 from engine.query import messages
 from engine.query.child import confinement, database
@@ -39,6 +40,8 @@ class Serving:
         self._answering = Answering(prepared.access, out)
         self._databases: Databases | None = None
         self._tenant: TenantId | None = None
+        self._asked: queue.SimpleQueue[tuple[messages.Request, Mapping[str, bytes]]]
+        self._asked = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._is_stopped = False
@@ -52,11 +55,13 @@ class Serving:
             Path(self._prepared.scratch),
             open_max=1 if tenant is not None else self._prepared.settings.instances_max,
         )
+        # Begun once: where memory has become short no thread can be begun any more.
+        threading.Thread(target=self._work, daemon=True).start()
 
     def begin(self, request: messages.Request, hot: Mapping[str, bytes]) -> None:
         with self._lock:
             self._is_stopped = False
-        threading.Thread(target=self._carry_out, args=(request, hot), daemon=True).start()
+        self._asked.put((request, hot))
 
     def stop(self) -> None:
         """What runs ends soon, with an answer that nobody wants any more. A statement that has not
@@ -65,6 +70,10 @@ class Serving:
             self._is_stopped = True
             if self._session is not None:
                 self._session.interrupt()
+
+    def _work(self) -> None:
+        while True:
+            self._carry_out(*self._asked.get())
 
     def _carry_out(self, request: messages.Request, hot: Mapping[str, bytes]) -> None:
         confinement.limit_cpu(self._prepared.settings.time_limit_ms / 1_000)
@@ -111,7 +120,9 @@ def _failed(error: BaseException) -> messages.Failed:
     if isinstance(error, Interrupted):
         return messages.Failed(code="query_timeout", message="the query was stopped")
     if isinstance(error, EngineError):
-        return messages.Failed(code=error.code, message=error.message)
+        # What has met the end of its memory does not give all of it back.
+        is_broken = isinstance(error, QueryTooLarge)
+        return messages.Failed(code=error.code, message=error.message, is_broken=is_broken)
     if isinstance(error, DatabaseBroken):
         said = f"the query broke its database: {error}"
         return messages.Failed(code="invalid_query", message=said, is_broken=True)
