@@ -1,9 +1,10 @@
 """Reads chosen fields of a protobuf message, as a table says: for what looks at very many payloads
 and needs little of each.
 
-Lenient, since it reads what is already in the journal: a field of another wire type than the table
-expects is passed over, the last of several counts, and text that is not UTF-8 is read with
-replacement characters. What is not protobuf from end to end is refused. Knows no message.
+Lenient for what is already in the journal: a field of another wire type than the table expects is
+passed over, the last of several counts, and text that is not UTF-8 is read with replacement
+characters. Strict for what comes in: there both are refused. What is not protobuf from end to end
+is refused in any case. Knows no message.
 Specification: tests/twins/fields.py.
 """
 
@@ -32,7 +33,9 @@ cdef enum:
 _NOTHING = (None, 0, "", b"", 0.0, False, ())
 
 
-def read_fields(bytes message not None, Py_ssize_t begin, bytes table not None):
+def read_fields(
+    bytes message not None, Py_ssize_t begin, bytes table not None, *, bint is_strict=False
+):
     """The values of the fields of `message[begin:]`, by field number. `table[number]` says what
     each is; 0 is left out and gives None."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(table)
@@ -50,13 +53,15 @@ def read_fields(bytes message not None, Py_ssize_t begin, bytes table not None):
     cursor.end = <const unsigned char*>PyBytes_AS_STRING(message) + PyBytes_GET_SIZE(message)
     while next_field(&cursor, &field):
         if <Py_ssize_t>field.number < size and sorts[field.number]:
-            _take(values, &field, sorts[field.number])
+            _take(values, &field, sorts[field.number], is_strict)
     return values
 
 
-cdef int _take(list values, Field* field, int sort) except -1:
+cdef int _take(list values, Field* field, int sort, bint is_strict) except -1:
     cdef double value
     cdef uint32_t at = field.number
+    if is_strict and field.wire_type != _wire_type_of(sort):
+        raise MalformedRecord(f"field {at} is of wire type {field.wire_type}")
     if sort == NUMBER:
         if field.wire_type == WIRE_VARINT:
             values[at] = field.varint
@@ -70,9 +75,20 @@ cdef int _take(list values, Field* field, int sort) except -1:
     elif field.wire_type != WIRE_BYTES:
         return 0
     elif sort == TEXT:
-        values[at] = PyUnicode_DecodeUTF8(<const char*>field.data, field.length, "replace")
+        try:
+            values[at] = PyUnicode_DecodeUTF8(
+                <const char*>field.data, field.length, b"strict" if is_strict else b"replace"
+            )
+        except UnicodeDecodeError as error:
+            raise MalformedRecord(f"field {at} is not UTF-8: {error.reason}") from error
     elif sort == DATA:
         values[at] = PyBytes_FromStringAndSize(<const char*>field.data, field.length)
     else:
         values[at] += (PyBytes_FromStringAndSize(<const char*>field.data, field.length),)
     return 0
+
+
+cdef uint32_t _wire_type_of(int sort) noexcept:
+    if sort == NUMBER or sort == FLAG:
+        return WIRE_VARINT
+    return WIRE_FIXED64 if sort == DOUBLE else WIRE_BYTES

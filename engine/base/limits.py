@@ -88,6 +88,28 @@ fruitless_starts_max: Final = 5
 # nobody else goes down with it and it alone is found guilty.
 fruitless_starts_shared_max: Final = 2
 
+# What a worker says. Positions are numbers that JSON can carry, times those that a calendar can.
+position_max: Final = 2**53
+time_ms_max: Final = 253_402_300_799_999  # the end of the year 9999
+tokens_max: Final = 2**53
+cost_usd_max: Final = 1_000_000_000
+operation_name_length_max: Final = 4 * KIB
+service_name_length_max: Final = 256
+version_length_max: Final = 256
+reason_length_max: Final = 4 * KIB
+wait_options_max: Final = 1_000
+# Live events: for who listens at this moment, so small ones.
+emit_name_length_max: Final = 128
+emit_bytes_max: Final = 256 * KIB
+
+# Retry policies. Within these no power of a factor overflows and no time is past what can be shown:
+# the delays alone, one after the other, would take 34 years.
+retry_factor_max: Final = 1_000
+retry_delay_ms_max: Final = 2**40
+retry_attempts_max: Final = 2**31
+retry_codes_max: Final = 100
+retry_code_length_max: Final = 256
+
 # State that outlives its run. A read puts the value into the reader's journal, so a value is small.
 state_value_bytes_max: Final = 256 * KIB
 state_name_bytes_max: Final = 512

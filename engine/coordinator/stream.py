@@ -42,6 +42,7 @@ from engine.model.worker_frames import (
     WorkerFrameNumber,
 )
 from engine.wire import worker as wire
+from engine.wire.rules import check_frame
 
 _log = logging.getLogger(__name__)
 
@@ -206,6 +207,7 @@ class WorkerStream:
         message = frame[2]
         # Who is not known costs no more than the reading of the token.
         tenant_id = self._around.authenticate(token_of(message), self._peer)
+        check_frame(Register, message)
         register = checked_register(
             wire.decode_worker_frame(WorkerFrameNumber.REGISTER, message),
             engine_version=self._around.engine_version,
@@ -300,6 +302,7 @@ class WorkerStream:
                 field="frame",
             )
         if frame[1] in WORKER_FRAME_TYPES:  # others are a newer version's, and skipped
+            check_frame(Drain, frame[2])
             decoded = wire.decode_worker_frame(frame[1], frame[2])
             assert isinstance(decoded, Drain)
             _log.info("draining %s: %s", self, decoded.reason)

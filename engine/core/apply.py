@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from engine.base import limits
-from engine.core.retry import rule_of
 from engine.core.state import (
     BufferedSignal,
     OpenWait,
@@ -38,6 +37,7 @@ from engine.model.payloads import (
     WaitResolved,
 )
 from engine.model.records import RecordKind
+from engine.model.retry import rule_of
 
 _PROGRESS: Final = frozenset(
     {

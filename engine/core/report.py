@@ -12,7 +12,6 @@ from typing import Final
 
 from engine.base import limits
 from engine.base.errors import LimitExceeded, MalformedRecord
-from engine.core.retry import GiveUp, decide_retry
 from engine.core.shared import asks_shared, decide_shared
 from engine.core.state import OpenWait, RunState, text_bytes, wait_bytes
 from engine.core.values import Decision, Entry, end_run, resolve
@@ -34,6 +33,7 @@ from engine.model.payloads import (
     WaitResolved,
 )
 from engine.model.records import RecordKind
+from engine.model.retry import GiveUp, decide_retry
 from engine.model.runs import RunStatus
 
 REPORTABLE: Final = frozenset(

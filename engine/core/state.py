@@ -11,8 +11,8 @@ import msgspec
 
 from engine.base import limits
 from engine.base.errors import MalformedRecord
-from engine.core.retry import DEFAULT_RULE, RetryRule
 from engine.model.payloads import WaitCreated
+from engine.model.retry import DEFAULT_RULE, RetryRule
 from engine.model.runs import RunStatus
 
 

@@ -66,8 +66,11 @@ async def events(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
 
 def event_bytes(event: RunEvent) -> bytes:
     name = event.name.translate(_LINE_ENDS).encode()
-    # JSON may have line ends between its tokens; each line of the data is a line of the event.
-    data = b"\ndata: ".join(event.data.splitlines()) if b"\n" in event.data else event.data
+    # JSON may have line ends between its tokens, and what a worker reports need not be JSON.
+    # Readers end a line at CR, LF and CRLF alike (so does bytes.splitlines, and nowhere else).
+    data = event.data
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(data.splitlines())
     if event.offset is None:
         return b"event: %b\ndata: %b\n\n" % (name, data)
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.offset, name, data)

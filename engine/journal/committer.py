@@ -184,11 +184,11 @@ class Committer:
         if not self.unsynced or self.stopped_by is not None:
             return
         self.unsynced = False
+        self._syncs += 1
         done = trio.Event()
         with trio.CancelScope(shield=True):
             job = self._chain.submit(self._store.sync_wal, done.set)
             await done.wait()
-        self._syncs += 1
         if isinstance(job.result, outcome.Error):
             self.stop(_storage_error(job.result))
 

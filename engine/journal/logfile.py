@@ -3,9 +3,12 @@ fragment by fragment, tells a torn tail from damage, and copies what is whole.
 
 RocksDB takes an unfinished record for the end of a log and says nothing. That is right for the
 record that a crash cut off, which was never acknowledged, and wrong for a damaged length with
-acknowledged records behind it. Here an unfinished record at the very end is a torn tail, and
-everything else that does not check out is damage. Recycled and compressed logs are not in use; what
-looks like one is damage too, since RocksDB reads a fragment of a foreign log for ever.
+acknowledged records behind it. Here an unfinished record at the very end is a torn tail, and so is
+a last record some of whose sectors never came: after a power cut the size of a file may be on the
+disk without all that was written up to it. Everything else that does not check out is damage, also
+a last record in which bits are wrong, since a sector comes whole or not at all. Recycled and
+compressed logs are not in use; what looks like one is damage too, since RocksDB reads a fragment of
+a foreign log for ever.
 
 Knows 32 KiB blocks and checksummed fragments, nothing of what a record means.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +29,7 @@ from engine.journal.faults import damaged
 
 BLOCK_BYTES: Final = 32 * 1024
 _READ_BYTES: Final = 32 * BLOCK_BYTES
+SECTOR_BYTES: Final = 512  # the least that a disk writes; what it did not write reads as zeros
 HEADER: Final = struct.Struct("<IHB")  # masked checksum, length, kind
 HEADER_BYTES: Final = HEADER.size
 KIND_AT: Final = 6  # the checksum is over the kind and what follows it
@@ -101,7 +105,7 @@ class LogScan:
             if stop > end or kind == 0:
                 return at
             if masked(crc32c(block[at + KIND_AT : stop])) != stored:
-                raise self.damage(block_at + at, "the checksum of a record does not match")
+                return at
             payload_at = at + HEADER_BYTES
             head = block[payload_at : min(stop, payload_at + self.head_bytes)]
             self._take_fragment(kind, head, block_at + at)
@@ -127,40 +131,39 @@ class LogScan:
 
     def _end(self, block: bytes, block_at: int, at: int, size: int) -> None:
         """The file's good part stops within a block: is it a torn tail, or damage?"""
-        if len(block) - at >= HEADER_BYTES:
-            _, length, kind = HEADER.unpack_from(block, at)
-            if kind == 0 and length == 0:
-                self._end_in_zeros(block_at + at, size)
-            else:
-                self._end_in_record(block, at, block_at + at)
-        begins = block_at + at if self._begun_at is None else self._begun_at
+        place = block_at + at
+        begins = place if self._begun_at is None else self._begun_at
+        wrong = self._wrong_at(block, at, place, size)
+        if wrong is not None and not _is_unfinished_write(self.file, begins, place, size):
+            raise self.damage(place, wrong)
         self.torn = Torn(self.file, begins, size - begins)
 
-    def _end_in_record(self, block: bytes, at: int, place: int) -> None:
-        """Raises unless the record that does not fit its file is one that a crash cut off."""
+    def _wrong_at(self, block: bytes, at: int, place: int, size: int) -> str | None:
+        """What is wrong where the good part stops; None if the file is just not long enough."""
+        if len(block) - at < HEADER_BYTES:
+            return None
+        _, length, kind = HEADER.unpack_from(block, at)
+        if kind == 0 and length == 0:
+            is_reserved = _is_zero_from(self.file, place, size)
+            return None if is_reserved else "a part was overwritten with zeros"
+        if at + HEADER_BYTES + length <= len(block) and kind != 0:
+            return "the checksum of a record does not match"
+        return self._wrong_in_record(block, at, place)
+
+    def _wrong_in_record(self, block: bytes, at: int, place: int) -> str | None:
+        """What shows that a record which does not fit its file is none that a crash cut off."""
         stored, _, kind = HEADER.unpack_from(block, at)
         if len(block) == BLOCK_BYTES or not FULL <= kind <= LAST:
-            raise self.damage(place, "the header of a record is not one RocksDB writes")
+            return "the header of a record is not one RocksDB writes"
         if (kind in (MIDDLE, LAST)) is (self._begun_at is None):
-            raise self.damage(place, "the fragments of a record are out of order")
+            return "the fragments of a record are out of order"
         rest = block[at:]
         if masked(crc32c(rest[KIND_AT:])) == stored:
-            raise self.damage(place, "the length of a record is wrong, and the record is whole")
+            return "the length of a record is wrong, and the record is whole"
         follower = find_fragment(rest, 1)
         if follower is not None:
-            raise self.damage(
-                place, f"a record does not check out, and another does at byte {place + follower}"
-            )
-
-    def _end_in_zeros(self, at: int, size: int) -> None:
-        """Raises unless zeros fill the file to its end: room reserved for what never came."""
-        with self.file.open("rb") as stream:
-            stream.seek(at)
-            left = size - at
-            while left > 0 and (chunk := stream.read(min(left, _READ_BYTES))):
-                if chunk.count(0) != len(chunk):
-                    raise self.damage(at, "a part was overwritten with zeros")
-                left -= len(chunk)
+            return f"a record does not check out, and another does at byte {place + follower}"
+        return None
 
 
 def masked(crc: int) -> int:
@@ -168,10 +171,44 @@ def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFF_FFFF
 
 
-def find_fragment(block: bytes, begin: int) -> int | None:
-    """Where from `begin` on, at any byte, a whole fragment lies in the block."""
+def _is_zero_from(file: Path, at: int, size: int) -> bool:
+    """Zeros fill the file to its end: room reserved for what never came."""
+    with file.open("rb") as stream:
+        stream.seek(at)
+        while at < size and (chunk := stream.read(min(size - at, _READ_BYTES))):
+            if chunk.count(0) != len(chunk):
+                return False
+            at += len(chunk)
+    return True
+
+
+def _is_unfinished_write(file: Path, begins: int, place: int, size: int) -> bool:
+    """Whether the rest of the file, from the record that begins at `begins`, is one write of which
+    some sectors never came: one of them is all zeros, and no other record begins behind it."""
+    first_sector = -(-begins // SECTOR_BYTES) * SECTOR_BYTES
+    with file.open("rb", buffering=0) as stream:
+        descriptor = stream.fileno()
+        rest = os.pread(descriptor, max(0, size - first_sector), first_sector)
+        ends = len(rest) - SECTOR_BYTES
+        if not any(
+            rest.count(0, at, at + SECTOR_BYTES) == SECTOR_BYTES
+            for at in range(0, ends + 1, SECTOR_BYTES)
+        ):
+            return False
+        for block_at in range(place // BLOCK_BYTES * BLOCK_BYTES, size, BLOCK_BYTES):
+            block = os.pread(descriptor, min(BLOCK_BYTES, size - block_at), block_at)
+            begin = max(0, place + 1 - block_at)
+            if find_fragment(block, begin, kinds=(FULL, FIRST)) is not None:
+                return False
+    return True
+
+
+def find_fragment(
+    block: bytes, begin: int, *, kinds: Container[int] = (FULL, FIRST, MIDDLE, LAST)
+) -> int | None:
+    """Where from `begin` on, at any byte, a whole fragment of one of `kinds` lies in the block."""
     for at in range(begin, len(block) - HEADER_BYTES + 1):
-        if not FULL <= block[at + KIND_AT] <= LAST:
+        if block[at + KIND_AT] not in kinds:
             continue
         stored, length, _ = HEADER.unpack_from(block, at)
         stop = at + HEADER_BYTES + length

@@ -7,6 +7,7 @@ rarely written, and each write is durable when it returns.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from engine.base.limits import key_length_max
 from engine.ext.append import PendingBatch, PendingQueue
 from engine.journal.layout import system_path
 from engine.journal.store import OpenMode, Store, StoreResources
-from engine.journal.wal import check_wal
+from engine.journal.wal import check_wal, cut_unfinished_ends
 
+_log: Final = logging.getLogger(__name__)
 _WAKE_TABLE: Final = b"w"  # w + tenant -> due (ms)
 _DUE_TABLE: Final = b"d"  # d + due (ms) + tenant -> nothing; the same facts in the order of time
 _NAMED_TABLE: Final = b"t"  # t + table name + NUL + key -> value
@@ -31,6 +33,9 @@ class SystemStore:
         path = system_path(data_dir)
         path.mkdir(parents=True, exist_ok=True)
         self.wal_report = check_wal(path)
+        cut = cut_unfinished_ends(self.wal_report)
+        if cut is not None:
+            _log.warning("%s", cut)
         self._store = Store(path, resources, OpenMode.READ_WRITE)
 
     # ---- when a tenant must be awake next ----

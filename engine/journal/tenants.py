@@ -7,6 +7,7 @@ uses a tenant pins it, and a pinned store is never closed under its user.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -32,8 +33,9 @@ from engine.journal.store import OpenMode, Store, StoreResources
 from engine.journal.system import SystemStore
 from engine.journal.tenant import TenantJournal, TenantStatistics, unknown_tenant
 from engine.journal.threads import CommitThreads
-from engine.journal.wal import WalReport, check_wal
+from engine.journal.wal import WalReport, check_wal, cut_unfinished_ends
 
+_log: Final = logging.getLogger(__name__)
 _DELETED: Final = ".deleted-"
 
 
@@ -186,6 +188,9 @@ class Journal:
         except OSError as error:
             raise translate(error, path) from error
         report = check_wal(path)
+        cut = cut_unfinished_ends(report)
+        if cut is not None:
+            _log.warning("%s", cut)
         return Store(path, self._resources, OpenMode.READ_WRITE), report
 
     async def _make_room(self) -> None:

@@ -8,6 +8,7 @@ number their writes without a gap, which shows whole records and whole files tha
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -39,6 +40,8 @@ class WalReport(msgspec.Struct, frozen=True):
     torn_file: str | None = None
     torn_at: int = 0
     cut_bytes: int = 0
+    torn_catalogue: str | None = None
+    catalogue_torn_at: int = 0
 
 
 def check_wal(store_path: Path) -> WalReport:
@@ -52,7 +55,27 @@ def check_wal(store_path: Path) -> WalReport:
     for file in wal_files(store_path):
         if file_number(file) >= catalogue.oldest_log:
             scan.read(file)
-    return scan.report()
+    return scan.report(catalogue)
+
+
+def cut_unfinished_ends(report: WalReport) -> str | None:
+    """Let the files end where their good part ends, for whoever opens the store to write, and say
+    what was cut. RocksDB cuts a short file itself; one whose end has holes it would refuse."""
+    if report.torn_catalogue is not None:
+        _cut(report.torn_catalogue, report.catalogue_torn_at)
+    if report.torn_file is None:
+        return None
+    _cut(report.torn_file, report.torn_at)
+    return (
+        f"an unfinished write at the end of {report.torn_file} was cut off: {report.cut_bytes} "
+        f"bytes from byte {report.torn_at} on, which a crash had left and nobody was told of"
+    )
+
+
+def _cut(file: str, size: int) -> None:
+    with Path(file).open("r+b") as stream:
+        stream.truncate(size)
+        os.fsync(stream.fileno())
 
 
 def wal_files(store_path: Path) -> list[Path]:
@@ -123,8 +146,8 @@ class _WalScan(LogScan):
         super().__init__(store_path)
         self._next_sequence = None if last_sequence is None else last_sequence + 1
 
-    def report(self) -> WalReport:
-        torn = self.torn
+    def report(self, catalogue: LogScan) -> WalReport:
+        torn, of_catalogue = self.torn, catalogue.torn
         return WalReport(
             files=self.files,
             bytes=self.bytes,
@@ -132,6 +155,8 @@ class _WalScan(LogScan):
             torn_file=None if torn is None else str(torn.file),
             torn_at=0 if torn is None else torn.at,
             cut_bytes=0 if torn is None else torn.cut_bytes,
+            torn_catalogue=None if of_catalogue is None else str(of_catalogue.file),
+            catalogue_torn_at=0 if of_catalogue is None else of_catalogue.at,
         )
 
     def walk_quickly(self, block: bytes, at: int) -> int:

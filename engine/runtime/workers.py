@@ -33,6 +33,7 @@ from engine.runtime.live import LiveRun
 from engine.runtime.performing import AckTo, revoke_frame
 from engine.runtime.pools import Lease, PooledWorker
 from engine.wire.journal import decode, encode
+from engine.wire.rules import check_emit, check_record
 from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class WorkerSession:
 
     def emit(self, run_id: bytes, lease_epoch: int, event: str, data: bytes) -> None:
         """Something for who listens now; from a worker that lost the run it is noise."""
+        check_emit(event, data)
         run = RunId(run_id)
         live = self._tenant.live(run)
         if live is not None and live.lease is not None and live.lease.epoch == lease_epoch:
@@ -187,4 +189,5 @@ def _reported(kind: int, raw: bytes) -> ReportedEntry:
             f"{kind} is not a kind of record that this engine knows; the worker's SDK is newer",
             kind=kind,
         ) from error
+    check_record(known, raw)
     return ReportedEntry(known, raw, decode(known, raw) if known in _READ_KINDS else None)

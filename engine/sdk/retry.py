@@ -1,20 +1,20 @@
-"""Retry policies as users write them, and when a failed try is followed by another.
+"""Retry policies as users write them: a wrong one is refused where it is written.
 
-Pure: the share that is drawn by chance comes from a seed that the caller gives, so that the same
-failure always gives the same delay. The engine decides by the same rules when a *run* is tried
-again; here it is about one step of it.
+What follows from a policy is worked out in `model/retry.py`, for a step here as for a run in the
+engine.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from engine.base import limits
 from engine.model.payloads import Error, RetryKind
 from engine.model.payloads import RetryPolicy as RecordedPolicy
+from engine.model.retry import RetryAt, decide_retry, rule_of, wrong_in
 
 _KINDS: Final = {
     "constant": RetryKind.CONSTANT,
@@ -49,10 +49,11 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"kind {self.kind!r} is not one of {', '.join(_KINDS)}")
-        if not 0.0 <= self.jitter <= 1.0:
-            raise ValueError(f"jitter {self.jitter} is not from 0 to 1")
-        if min(self.attempts_max, self.initial_ms, self.interval_ms_max, self.elapsed_ms_max) < 0:
-            raise ValueError("numbers of a retry policy are not negative")
+        if self.factor == 0:
+            raise ValueError(f"factor 0 is not from 1 to {limits.retry_factor_max}")
+        wrong = wrong_in(self.recorded())
+        if wrong is not None:
+            raise ValueError(f"a retry policy's {wrong}")
 
     @property
     def non_retryable_codes(self) -> tuple[str, ...]:
@@ -87,35 +88,14 @@ def next_try_ms(
     seed: bytes,
 ) -> int | None:
     """When to try again after the failure of `attempt` (1 for the first); None: not at all."""
-    if policy is None or error.non_retryable:
+    if policy is None:
         return None
-    codes = policy.non_retryable_codes
-    if error.code in codes or error.type in codes:
-        return None
-    if policy.attempts_max and attempt >= policy.attempts_max:
-        return None
-    due_ms = now_ms + delay_ms(policy, attempt, seed)
-    if policy.elapsed_ms_max and due_ms - first_started_ms > policy.elapsed_ms_max:
-        return None
-    return due_ms
-
-
-def delay_ms(policy: RetryPolicy, attempt: int, seed: bytes) -> int:
-    """The delay after the failure of an attempt: at least 0, at most `interval_ms_max`."""
-    assert attempt >= 1
-    delay = float(policy.initial_ms)
-    if policy.kind == "linear":
-        delay *= attempt
-    elif policy.kind == "exponential":
-        # Bounded, because a float overflows sooner than a patient policy ends.
-        delay *= policy.factor ** min(attempt - 1, 64)
-    if policy.interval_ms_max:
-        delay = min(delay, policy.interval_ms_max)
-    delay *= 1.0 - policy.jitter * chance(seed, attempt)
-    return int(min(delay, 2.0**53))
-
-
-def chance(seed: bytes, number: int) -> float:
-    """A number from 0 to 1 that is the same whenever it is asked for."""
-    digest = hashlib.blake2b(seed + number.to_bytes(8, "big"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2.0**64
+    follows = decide_retry(
+        rule_of(policy.recorded()),
+        error,
+        attempt=attempt,
+        first_started_ms=first_started_ms,
+        now_ms=now_ms,
+        seed=seed,
+    )
+    return follows.due_ms if isinstance(follows, RetryAt) else None

@@ -49,7 +49,7 @@ _DOUBLE: Final = struct.Struct("<d")
 _ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
 
 
-class _Field(msgspec.Struct, frozen=True):
+class Field(msgspec.Struct, frozen=True):
     name: str
     wire_type: int
     integer_max: int | None
@@ -59,16 +59,16 @@ class _Field(msgspec.Struct, frozen=True):
     is_bool: bool
     is_map: bool
     shape: Shape | None  # of a message
-    inside: Mapping[int, _Field] | None  # what is in a message, or in an entry of a map
+    inside: Mapping[int, Field] | None  # what is in a message, or in an entry of a map
 
 
 class Shape(msgspec.Struct, frozen=True):
     """A Struct, its message, and what lies between them, by field number."""
 
     struct_type: type[msgspec.Struct]
-    fields: Mapping[int, _Field]
+    fields: Mapping[int, Field]
     values_of: Callable[[msgspec.Struct], tuple[Any, ...]]  # of all fields, in their order
-    written: tuple[tuple[bytes, _Field], ...]  # each with its tag
+    written: tuple[tuple[bytes, Field], ...]  # each with its tag
 
 
 def shape_of(struct_type: type[msgspec.Struct], generated: ModuleType) -> Shape:
@@ -93,7 +93,7 @@ def _values_of(names: tuple[str, ...]) -> Callable[[msgspec.Struct], tuple[Any, 
 
 def _field(
     name: str, meta: betterproto2.FieldMetadata, hint: object, generated: ModuleType
-) -> _Field:
+) -> Field:
     types = [part for part in (hint, *typing.get_args(hint)) if isinstance(part, type)]
     structs = [part for part in types if issubclass(part, msgspec.Struct)]
     enums = [part for part in types if issubclass(part, enum.IntEnum)]
@@ -103,7 +103,7 @@ def _field(
         inside = {part.number: _field(name, part, None, generated) for part in meta.map_meta}
     in_lists = (betterproto2.TYPE_STRING, betterproto2.TYPE_BYTES, betterproto2.TYPE_MESSAGE)
     assert not meta.repeated or meta.proto_type in in_lists, f"{name}: no rule for such a list"
-    return _Field(
+    return Field(
         name=name,
         wire_type=_WIRE_TYPE[meta.proto_type],
         integer_max=_INTEGER_MAX.get(meta.proto_type),
@@ -149,7 +149,7 @@ def _write(shape: Shape, written: msgspec.Struct, parts: list[bytes]) -> None:
             _write_one(tag, field, value, parts)
 
 
-def _write_one(tag: bytes, field: _Field, value: Any, parts: list[bytes]) -> None:
+def _write_one(tag: bytes, field: Field, value: Any, parts: list[bytes]) -> None:
     if field.is_text:
         value = value.encode()
     elif field.wire_type == scan.VARINT:
@@ -168,7 +168,7 @@ def _write_one(tag: bytes, field: _Field, value: Any, parts: list[bytes]) -> Non
     parts += (tag, _ONE_BYTE[length] if length < 0x80 else _varint(length), value)
 
 
-def _write_pair(tag: bytes, field: _Field, pair: tuple[Any, Any], parts: list[bytes]) -> None:
+def _write_pair(tag: bytes, field: Field, pair: tuple[Any, Any], parts: list[bytes]) -> None:
     assert field.inside is not None
     inner: list[bytes] = []
     for (number, part), value in zip(field.inside.items(), pair, strict=True):
@@ -218,7 +218,7 @@ def _read(shape: Shape, data: bytes) -> msgspec.Struct:
     return shape.struct_type(**values)
 
 
-def _value(field: _Field, raw: int | bytes) -> Any:
+def _value(field: Field, raw: int | bytes) -> Any:
     if isinstance(raw, int):
         if field.integer_max is not None and raw > field.integer_max:
             raise ValueError(f"{field.name} is {raw}, over {field.integer_max}")
@@ -232,7 +232,7 @@ def _value(field: _Field, raw: int | bytes) -> Any:
     return raw.decode() if field.is_text else raw
 
 
-def _pair(field: _Field, raw: int | bytes) -> tuple[Any, Any]:
+def _pair(field: Field, raw: int | bytes) -> tuple[Any, Any]:
     assert field.inside is not None
     assert isinstance(raw, bytes)
     pair: dict[int, Any] = {1: "", 2: ""}

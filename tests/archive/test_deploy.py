@@ -35,9 +35,12 @@ def test_the_commands_exist(service: str) -> None:
 
 
 def test_the_worker_finds_the_runtime_and_may_in() -> None:
-    options = options_of(COMPOSE["services"]["worker"]["command"])
+    worker = COMPOSE["services"]["worker"]
+    options = options_of(worker["command"])
     assert options["endpoint"] == f"http://runtime:{SETTINGS.grpc.rpartition(':')[2]}"
-    assert options["token"] == SETTINGS.auth.keys[0].key
+    key = SETTINGS.auth.keys[0].key
+    assert worker["environment"]["ENGINE_API_KEY"] == key
+    assert not any(key in argument for argument in worker["command"])
     importlib.import_module(options["module"])
 
 

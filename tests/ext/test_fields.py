@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,23 @@ def test_another_wire_type_is_passed_over(read_fields: Read) -> None:
     assert read_fields(b"\x0a\x01a\x10\x05\x18\x05\x20\x05\x2a\x00\x30\x01", 0, ALL) == [
         None, 0, "", b"", 0.0, False, (),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\x0a\x01a", b"\x10\x05", b"\x18\x05", b"\x20\x05", b"\x2a\x00", b"\x30\x01"]
+    + [b"\x12\x03a\xffb", b"\x12\x03\xed\xa0\x80"],
+)
+def test_what_comes_in_is_what_the_table_says_or_refused(read_fields: Any, message: bytes) -> None:
+    read_fields(message, 0, ALL)
+    with pytest.raises(MalformedRecord):
+        read_fields(message, 0, ALL, is_strict=True)
+    assert read_fields(message, 0, bytes(7), is_strict=True) == [None] * 7
+
+
+def test_strict_reads_the_same_of_what_is_right(read_fields: Any) -> None:
+    message = b"\x08\x05\x12\x03\xc3\xa9b\x1a\x02\xff\x00\x28\x01\x32\x00\x78\x01"
+    assert read_fields(message, 0, ALL, is_strict=True) == read_fields(message, 0, ALL)
 
 
 def test_text_that_is_none_is_read_with_replacements(read_fields: Read) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.base.errors import Gone, JournalBusy
@@ -293,3 +294,44 @@ def test_json_on_several_lines_stays_one_event() -> None:
     block = event_bytes(RunEvent(7, "run\n.x", data))
     assert b"\n\n" not in block[:-2]
     assert event_of(block[:-2]) == Event(7, "run.x", {"a": 1, "b": 2})
+
+
+def blocks_of(stream: bytes) -> list[list[tuple[bytes, bytes]]]:
+    """What the standard says a reader makes of a stream: a line ends at CRLF, LF or CR, an empty
+    line ends an event, one space after the colon is dropped."""
+    blocks: list[list[tuple[bytes, bytes]]] = [[]]
+    for line in re.split(rb"\r\n|\n|\r", stream):
+        if line:
+            field, _, value = line.partition(b":")
+            blocks[-1].append((field, value.removeprefix(b" ")))
+        elif blocks[-1]:
+            blocks.append([])
+    return [block for block in blocks if block]
+
+
+# What ends lines and events, and what looks like one, in every order; and any bytes at all.
+_SPOKEN = st.lists(
+    st.sampled_from(
+        [b"\r", b"\n", b"\r\n", b"event: run.failed", b"data: {}", b"id: 9", b":", b" "]
+    )
+    | st.binary(max_size=6),
+    max_size=12,
+).map(b"".join)
+
+
+@given(_SPOKEN, _SPOKEN, st.none() | st.integers(0, 10**12))
+@example(b"x", b'[1,\r2,\r\r{"a":\r3}]', 1)
+@example(b"x", b'"x"\r\revent: run.failed\rdata: {}', None)
+def test_nothing_that_is_said_ends_or_forges_an_event(
+    name: bytes, data: bytes, offset: int | None
+) -> None:
+    event = RunEvent(offset, "n" + name.decode("latin-1"), data)
+    after = RunEvent(7, "run.completed", b"1")
+    first, second = blocks_of(event_bytes(event) + event_bytes(after))
+    fields = [field for field, _ in first]
+    heads = [b"event"] if offset is None else [b"id", b"event"]
+    assert fields[: len(heads)] == heads
+    assert set(fields[len(heads) :]) == {b"data"}
+    said = [value for field, value in first if field == b"data"]
+    assert said == (re.split(rb"\r\n|\n|\r", data) if not data.endswith((b"\r", b"\n")) else said)
+    assert second == [(b"id", b"7"), (b"event", b"run.completed"), (b"data", b"1")]

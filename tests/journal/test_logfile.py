@@ -160,7 +160,9 @@ def in_a_full_block(broken: bytes) -> tuple[bytes, ...]:
         ((fragment(5, REST)[:-1],), "not one RocksDB writes"),
         ((fragment(0, REST),), "not one RocksDB writes"),
         ((fragment(FULL, REST), bytes(500), fragment(FULL, REST)), "overwritten with zeros"),
-        ((fragment(FULL, REST), bytes(40_000), b"\x01"), "overwritten with zeros"),
+        ((fragment(FULL, REST), bytes(40_000), fragment(FULL, REST)), "overwritten with zeros"),
+        ((fragment(FULL, REST), bytes(40_000), fragment(FIRST, REST)), "overwritten with zeros"),
+        ((fragment(FULL, REST), bytes(400), b"\x01"), "overwritten with zeros"),
     ],
 )
 def test_damage(tmp_path: Path, parts: tuple[bytes, ...], says: str) -> None:

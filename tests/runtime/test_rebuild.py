@@ -131,9 +131,9 @@ async def test_salvaged_runs_go_on(tmp_path: Path) -> None:
             RecordKind.RUN_ACCEPTED,
             RecordKind.RUN_STARTED,
         ]
-        worker.report(held, RunCompleted(output=b"again"))
+        worker.report(held, RunCompleted(output=b'"again"'))
         outcome = await handle.wait_outcome(CONTEXT, runs[0])
-        assert outcome.output == b"again"
+        assert outcome.output == b'"again"'
 
 
 async def test_a_record_that_may_not_follow_is_named(tmp_path: Path) -> None:

@@ -211,9 +211,9 @@ async def test_a_child_run_belongs_to_the_session_of_its_parent(handle: Handle) 
     accepted = held.journal[0][1]
     assert isinstance(accepted, RunAccepted)
     assert (accepted.session_id, accepted.user_id, accepted.entity_key) == ("s1", "u1", "ann")
-    worker.report(held, read(scope=SESSION), change(b"u", position=2, scope=StateScope.USER))
+    worker.report(held, read(scope=SESSION), change(b'"u"', position=2, scope=StateScope.USER))
     await worker.wait_acknowledged(held)
-    assert await answers(handle, child) == [("STATE_READ", b"7", 1), ("STATE_CHANGED", b"u", 1)]
+    assert await answers(handle, child) == [("STATE_READ", b"7", 1), ("STATE_CHANGED", b'"u"', 1)]
 
 
 async def test_a_failed_run_keeps_what_it_changed(handle: Handle) -> None:

@@ -31,7 +31,9 @@ READ: dict[tuple[int, int], Callable[[Any, Any], object]] = {
 }
 
 
-def read_fields(message: bytes, begin: int, table: bytes) -> list[object]:
+def read_fields(
+    message: bytes, begin: int, table: bytes, *, is_strict: bool = False
+) -> list[object]:
     if not 0 <= begin <= len(message):
         raise MalformedRecord("the message does not reach so far")
     values = [NOTHING[sort] for sort in table]
@@ -40,6 +42,20 @@ def read_fields(message: bytes, begin: int, table: bytes) -> list[object]:
     except ValueError as error:
         raise MalformedRecord(f"not protobuf: {error}") from error
     for number, wire_type, value in fields:
-        if number < len(table) and (table[number], wire_type) in READ:
+        if number >= len(table) or not table[number]:
+            continue
+        if is_strict and (table[number], wire_type) not in READ:
+            raise MalformedRecord(f"field {number} is of another type")
+        if is_strict and table[number] == TEXT and not _is_utf8(value):
+            raise MalformedRecord(f"field {number} is not UTF-8")
+        if (table[number], wire_type) in READ:
             values[number] = READ[table[number], wire_type](value, values[number])
     return values
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Tests of the vocabulary: values and what follows from them alone."""
