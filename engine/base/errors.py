@@ -99,6 +99,11 @@ class StorageFailed(EngineError):
     code = "storage_failed"
 
 
+class TenantFailed(StorageFailed):
+    """Something failed that nobody foresaw, in the work for one tenant: it is stopped, and taken up
+    again from its disk, which is well as far as anybody knows."""
+
+
 class StorageFull(EngineError):
     """No room on the disk. Nothing was acknowledged; writing resumes once there is room."""
 

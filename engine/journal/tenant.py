@@ -24,6 +24,7 @@ from engine.base.errors import (
     OffsetTrimmed,
     StorageDamaged,
     StorageFull,
+    TenantFailed,
     TenantUnknown,
 )
 from engine.base.ids import RunId, TenantId
@@ -289,13 +290,15 @@ class TenantJournal:
         committer.raise_if_stopped()
 
     async def try_resume(self) -> bool:
-        """After a full disk: if there is room again, reopen and go on. True if writing goes."""
+        """After a full disk, or a failure that was not the disk's: if there is room, reopen and go
+        on. True if writing goes."""
         async with self._resume_lock:
             if self.committer.stopped_by is None:
                 return True
             now_us = self._clock.monotonic_us()
             if (
-                not isinstance(self.committer.stopped_by, StorageFull)
+                not isinstance(self.committer.stopped_by, StorageFull | TenantFailed)
+                or not self.committer.is_quiet  # what was on its way when it stopped
                 or now_us - self._resumed_us < limits.resume_interval_ms * 1_000
                 or self.store.free_bytes() < limits.resume_free_bytes_min
             ):

@@ -6,16 +6,16 @@ worker's address is looked up in the lease.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.base import limits
 from engine.base.errors import LimitExceeded
 from engine.core.shared import asks_shared
 from engine.core.state import RunState, encode_state
+from engine.core.transition import Transition
 from engine.core.transitions import status_after
-from engine.core.values import Decision, Entry
+from engine.core.values import Entry
 from engine.ext.append import PendingBatch
 from engine.journal.layout import finished_key, open_run_key, run_key
 from engine.model import effects
@@ -74,19 +74,13 @@ def payloads_of(entries: Sequence[Entry]) -> list[bytes]:
     return payloads
 
 
-def kept_if_large(live: LiveRun, payloads: Sequence[bytes]) -> RunState | None:
-    """The state as it is, to go back to, where the row may turn out to be too large. Almost always
-    it cannot, and nothing is copied."""
+def may_outgrow(live: LiveRun, payloads: Sequence[bytes]) -> bool:
+    """Whether the state row may turn out to be too large, so that its length has to be known."""
     growth = growth_of(payloads)
     if live.row_bytes + growth > limits.row_bytes_max and live.late is not None:
         live.late[1].made()  # then its length is known, and not what it might have grown to
         live.late = None
-    if live.row_bytes + growth <= limits.row_bytes_max:
-        return None
-    kept = copy.copy(live.state)
-    for name in ("waits", "signals", "signal_ids", "children", "revisions"):
-        setattr(kept, name, copy.copy(getattr(kept, name)))
-    return kept
+    return live.row_bytes + growth > limits.row_bytes_max
 
 
 def growth_of(payloads: Sequence[bytes]) -> int:
@@ -102,39 +96,43 @@ def make_late_row(live: LiveRun, batch: PendingBatch) -> None:
         live.late = None
 
 
+class Rows(NamedTuple):
+    """Of the state after a transition."""
+
+    rows: list[tuple[bytes, RowValue]]
+    # The row that says it, if that is made when its batch is written.
+    late: tuple[PendingBatch, LateRow] | None
+    row_bytes: int
+
+
 def rows_of(
-    live: LiveRun, batch: PendingBatch, payloads: Sequence[bytes], *, now: bool
-) -> list[tuple[bytes, RowValue]]:
-    """The rows of the state as it is. The row of a large one, such as a parent's of thousands of
-    children, is made when the batch is written, for all its transitions at once, unless it has to
-    be `now`."""
-    state = live.state
+    live: LiveRun, state: RunState, batch: PendingBatch, payloads: Sequence[bytes], *, now: bool
+) -> Rows:
+    """The rows of the state that is to come. The row of a large one, such as a parent's of
+    thousands of children, is made when the batch is written, for all its transitions at once,
+    unless it has to be `now`."""
     if now or state.is_terminal or live.row_bytes < limits.late_row_bytes_min:
-        return [*state_rows(state)]
-    live.row_bytes += growth_of(payloads)
+        rows = state_rows(state)
+        raw = rows[-1][1]
+        assert raw is not None
+        return Rows([*rows], None, len(raw))  # a late one is overtaken by this one
+    row_bytes = live.row_bytes + growth_of(payloads)
     if live.late is not None:
-        return []  # it is in the batch already
+        return Rows([], live.late, row_bytes)  # it is in the batch already
 
     def make() -> bytes:
-        row = encode_state(state)
+        row = encode_state(live.state)  # as of the last transition that was accepted
         live.row_bytes = len(row)
         return row
 
-    live.late = batch, LateRow(make, live.row_bytes)
-    return [(open_run_key(state.run_id), live.late[1])]
+    late = LateRow(make, row_bytes)
+    return Rows([(open_run_key(state.run_id), late)], (batch, late), row_bytes)
 
 
 def late_row_written(live: LiveRun, late: tuple[PendingBatch, LateRow]) -> None:
     """Its batch is on the disk, and is not kept for the sake of one row."""
     if live.late is late:
         live.late = None
-
-
-def note_row(live: LiveRun, rows: Sequence[tuple[bytes, RowValue]]) -> None:
-    """The journal has taken them."""
-    if rows and isinstance(row := rows[-1][1], bytes):
-        live.row_bytes = len(row)
-        live.late = None  # this one comes after it
 
 
 def state_rows(state: RunState) -> list[tuple[bytes, bytes | None]]:
@@ -164,16 +162,15 @@ def addressed(live: LiveRun, released: Sequence[Effect]) -> list[Effect]:
     return found
 
 
-def deliveries(live: LiveRun, decision: Decision, first_offset: int) -> list[Effect]:
+def deliveries(live: LiveRun, planned: Transition) -> list[Effect]:
     """What the worker that holds the run, and goes on holding it, has to hear."""
     lease = live.lease
-    if lease is None or live.state.status is not RunStatus.RUNNING:
+    if lease is None or planned.state.status is not RunStatus.RUNNING:
         return []
-    if not any(
-        entry.kind in _DELIVERED or asks_shared(entry.payload) for entry in decision.entries
-    ):
+    if not any(entry.kind in _DELIVERED or asks_shared(entry.payload) for entry in planned.entries):
         return []
-    return [effects.Deliver(live.state.run_id, lease.epoch, first_offset, len(decision.entries))]
+    count = len(planned.entries)
+    return [effects.Deliver(live.run_id, lease.epoch, planned.first_offset, count)]
 
 
 def note_resolved(live: LiveRun, entries: Sequence[Entry]) -> None:

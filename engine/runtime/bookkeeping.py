@@ -75,6 +75,8 @@ class Books:
                     return
                 except EngineError as error:
                     self.report(effect, error)
+                except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+                    self._tenant.failed_unexpectedly(failure, type(effect).__name__)
                 if self._owed and self._owed[0] is effect:
                     self._owed.popleft()
         finally:

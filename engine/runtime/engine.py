@@ -107,6 +107,8 @@ class Engine:
             runtime.time_has_come(run)
         except EngineError:
             self.timers.add(self.clock.now_ms() + limits.timer_look_ms_max, tenant, run)
+        except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+            runtime.failed_unexpectedly(failure, "what is due by time")
 
 
 @asynccontextmanager

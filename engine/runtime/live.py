@@ -7,9 +7,10 @@ anything, and the epoch in the journal fences whoever still believes to.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from engine.base.errors import StorageFailed, UnknownRun
-from engine.base.ids import RunId, run_id_text
+from engine.base.ids import RunId, TenantId, run_id_text
 from engine.core.state import RunState, decode_state
 from engine.ext.append import PendingBatch
 from engine.journal.layout import open_run_key, run_key
@@ -43,6 +44,14 @@ class Ending:
     status: RunStatus
     output: bytes = b""
     error: Error | None = None
+
+
+class RunEnded(NamedTuple):
+    """For whoever follows a tenant's runs: the record that says so is durable."""
+
+    tenant_id: TenantId
+    run_id: RunId
+    status: RunStatus
 
 
 class LiveRun:

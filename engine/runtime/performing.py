@@ -5,26 +5,21 @@ Called by a tenant's committer with the effects of a batch, in order. Nothing he
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.base import limits
-from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.ext import frames
 from engine.model import effects
 from engine.model.effects import Effect
 from engine.model.worker_frames import Revoke, RevokeReason
-from engine.runtime.live import JournalEntryBytes, LiveRun
+from engine.runtime.live import JournalEntryBytes, LiveRun, RunEnded
 from engine.runtime.pools import WorkerPort
 from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
     from engine.runtime.tenant import TenantRuntime
-
-
-_log: Final = logging.getLogger(__name__)
 
 
 class Call(Effect, frozen=True):
@@ -45,12 +40,12 @@ class RevokeTo(effects.Revoke, frozen=True):
 
 def perform_all(tenant: TenantRuntime, released: Sequence[object]) -> None:
     """Each of them, whatever becomes of the one before: one that cannot be performed, since the
-    journal cannot be read, stops its tenant and nobody else."""
+    journal cannot be read or for a reason that nobody foresaw, stops its tenant and nobody else."""
     for effect in released:
         try:
             _PERFORMERS[type(effect)](tenant, effect)
-        except EngineError as error:
-            _stop(tenant, error)
+        except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+            tenant.failed_unexpectedly(failure, type(effect).__name__)
 
 
 def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
@@ -77,13 +72,8 @@ def _or_stop(tenant: TenantRuntime, pages: Iterator[bytes]) -> Iterator[bytes]:
     the tenant, as in `perform_all`, and not the stream, on which all its other runs are."""
     try:
         yield from pages
-    except EngineError as error:
-        _stop(tenant, error)
-
-
-def _stop(tenant: TenantRuntime, error: EngineError) -> None:
-    _log.error("tenant %s stops: %s", tenant.tenant_id, error.message)
-    tenant.journal.committer.stop(error)
+    except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+        tenant.failed_unexpectedly(failure, "reading a page of a journal")
 
 
 def _dispatch_frame(
@@ -165,7 +155,9 @@ def _notify(tenant: TenantRuntime, effect: effects.NotifyWaiter) -> None:
     run = RunId(effect.run_id)
     ending = tenant.ending_of(run) if tenant.waiters.is_waited_for(run) else None
     tenant.forget(run)
-    tenant.on_ended()
+    ended = RunEnded(tenant.tenant_id, run, effect.status)
+    for subscriber in tenant.subscribers:
+        subscriber(ended)
     if ending is not None:
         tenant.waiters.tell(run, ending)
 

@@ -18,11 +18,18 @@ from typing import Final
 
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, JournalBusy, UnknownRun
+from engine.base.errors import (
+    AppendConflict,
+    EngineError,
+    JournalBusy,
+    SegmentSealed,
+    TenantFailed,
+    UnknownRun,
+)
 from engine.base.ids import RunId, TenantId, run_id_text
-from engine.core.apply import apply
 from engine.core.decide import decide
 from engine.core.state import RunState, decode_state
+from engine.core.transition import plan
 from engine.core.values import Decision, Entry
 from engine.journal.layout import expiry_key, open_run_key, run_key
 from engine.journal.tenant import TenantJournal
@@ -35,7 +42,7 @@ from engine.model.runs import RunStatus
 from engine.model.worker_frames import RevokeReason
 from engine.runtime import appending
 from engine.runtime.bookkeeping import NO_RUN, Books, Lost, Mingled, start_child
-from engine.runtime.live import Ending, Lease, LiveRun, ended_as, ending_of
+from engine.runtime.live import Ending, Lease, LiveRun, RunEnded, ended_as, ending_of
 from engine.runtime.performing import Call, revoke_frame
 from engine.runtime.pools import Lease as HeldLease
 from engine.runtime.pools import PooledWorker, WorkerPools
@@ -50,8 +57,12 @@ _log: Final = logging.getLogger(__name__)
 _STILL: Final = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RETRYING})
 
 
-def _nobody_asked() -> None:
-    """Without an archive nobody counts what has ended."""
+def unforeseen(failure: Exception, doing: str) -> TenantFailed:
+    """What callers are told; what it was stands in the log, since it may hold anybody's values."""
+    return TenantFailed(
+        f"{doing} failed in a way that nobody foresaw ({type(failure).__name__}); the tenant goes "
+        "on from what is on the disk, and the runtime's log says more"
+    )
 
 
 class TenantRuntime:
@@ -79,8 +90,8 @@ class TenantRuntime:
         self._idempotency: dict[bytes, bytes] = {}
         self.shared_state = SharedState(journal)
         self._runs: dict[RunId, LiveRun] = {}
-        # Called for each run that has ended, once that is durable.
-        self.on_ended: Callable[[], object] = _nobody_asked
+        # Told of each run that has ended, once that is durable, one after the other.
+        self.subscribers: list[Callable[[RunEnded], object]] = []
 
     # ---- finding runs ----
 
@@ -210,9 +221,7 @@ class TenantRuntime:
         extra: Sequence[Effect],
         rows: Sequence[tuple[bytes, bytes | None]],
     ) -> None:
-        # The segment first: it is opened where the state, as it is now, says that it ends.
-        segment, state = live.segment, live.state
-        appending.check_transitions(state, decision.entries)
+        appending.check_transitions(live.state, decision.entries)
         payloads = appending.payloads_of(decision.entries)
         self._check_writable(len(payloads))
         for effect in decision.bookkeeping:
@@ -223,45 +232,45 @@ class TenantRuntime:
                 self._check_writable(len(payloads))  # it has taken some of the room
         batch = self.journal.committer.pending.batch_for(len(payloads))
         appending.make_late_row(live, batch)
-        kept = appending.kept_if_large(live, payloads)
-        first_offset = state.next_offset
-        now_us = self.clock.now_us()
-        for entry in decision.entries:
-            apply(state, entry.kind, entry.payload, now_us)
+        may_outgrow = appending.may_outgrow(live, payloads)
+        planned = plan(live.state, decision, self.clock.now_us())
+        state = planned.state
+        # Opened where the state, as it is now, says that it ends.
+        segment = live.segment
         released = [
-            *appending.addressed(live, decision.after_commit),
+            *appending.addressed(live, planned.after_commit),
             *extra,
-            *appending.deliveries(live, decision, first_offset),
+            *appending.deliveries(live, planned),
         ]
         if state.status in _STILL:
-            released.append(Call(state.run_id, functools.partial(self.put_down, live)))
-        changes = self.shared_state.changes_in(state, decision.entries)
+            released.append(Call(live.run_id, functools.partial(self.put_down, live)))
+        changes = self.shared_state.changes_in(state, planned.entries)
         if changes:
-            released.append(self.shared_state.when_durable(state.run_id, changes))
-        state_rows = appending.rows_of(live, batch, payloads, now=kept is not None)
-        if live.late is not None:
+            released.append(self.shared_state.when_durable(live.run_id, changes))
+        state_rows, late, row_bytes = appending.rows_of(
+            live, state, batch, payloads, now=may_outgrow
+        )
+        if late is not None:
             released.append(
-                Call(state.run_id, functools.partial(appending.late_row_written, live, live.late))
+                Call(live.run_id, functools.partial(appending.late_row_written, live, late))
             )
+        # What is refused up to here, or here, has changed nothing.
         try:
             segment.append_many_nowait(
                 [
-                    NewRecord(entry.kind, payload, now_us)
-                    for entry, payload in zip(decision.entries, payloads, strict=True)
+                    NewRecord(entry.kind, payload, planned.timestamp_us)
+                    for entry, payload in zip(planned.entries, payloads, strict=True)
                 ],
                 rows=[*state_rows, *self.shared_state.rows(changes), *rows],
                 effects=released,
-                expected=first_offset,
+                expected=planned.first_offset,
             )
-        except EngineError as error:
-            if kept is None:
-                self._lose(live, error)
-            else:
-                live.state = kept
+        except (AppendConflict, SegmentSealed) as error:
+            self._lose(live, error)
             raise
+        live.state, live.late, live.row_bytes = state, late, row_bytes
         self.shared_state.hold(changes)
-        appending.note_row(live, state_rows)
-        self._note(live, decision.entries, payloads, first_offset, now_us)
+        self._note(live, planned.entries, payloads, planned.first_offset, planned.timestamp_us)
 
     def _note(
         self,
@@ -292,15 +301,15 @@ class TenantRuntime:
             live.entries = None
 
     def _lose(self, live: LiveRun, error: EngineError) -> None:
-        """The journal refused what was checked before, so its records and the run's state do not
-        agree. The run leaves memory and its worker stops; the next start looks at it anew."""
+        """Somebody else wrote to the run's journal, so what memory knows of the run is not what is
+        there. It leaves memory and its worker stops; the next start looks at it anew."""
         _log.error("run %s is lost to this process: %s", run_id_text(live.run_id), error.message)
         self.unrecovered[live.run_id] = error
         self._let_go_of_lease(live.run_id, live.state.lease_epoch, error.message)
         live.lease = None
         self._runs.pop(live.run_id, None)
         if live.late is not None:
-            # A row on its way to the disk would have what the records have not.
+            # A row on its way to the disk would say less than the records.
             self.journal.committer.stop(error)
 
     # ---- whether there is room ----
@@ -425,13 +434,24 @@ class TenantRuntime:
         self._forget_everything(error.message)
         self.waiters.fail(error)
 
+    def failed_unexpectedly(self, failure: Exception, doing: str) -> None:
+        """For whatever works for this tenant and nobody else: a failure that nobody foresaw stops
+        the tenant, as damage to its journal does, and no other one. It goes on from the disk, since
+        nobody can say what its memory is worth."""
+        if isinstance(failure, EngineError):
+            _log.error("tenant %s stops: %s", self.tenant_id, failure.message)
+            self.journal.committer.stop(failure)
+            return
+        _log.error("tenant %s stops: %s failed", self.tenant_id, doing, exc_info=failure)
+        self.journal.committer.stop(unforeseen(failure, doing))
+
     def resumed(self) -> None:
         """The journal writes again, from what is on the disk; so does the memory of the runs."""
         self._forget_everything("the journal of its tenant was stopped and goes on")
         try:
             self.recover()
-        except EngineError as error:
-            self.journal.committer.stop(error)
+        except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+            self.failed_unexpectedly(failure, "taking up its runs")
 
     def _forget_everything(self, reason: str) -> None:
         for worker in self.pools.workers(self.tenant_id):

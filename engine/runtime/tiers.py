@@ -7,7 +7,6 @@ tier reads it, the runtime has what is hot. Knows neither Parquet nor SQL.
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 
 import trio
@@ -31,7 +30,7 @@ from engine.model.views import RunFilter, RunPage
 from engine.query.query import QueryTier
 from engine.runtime.archived import archived_run
 from engine.runtime.listing import list_runs
-from engine.runtime.live import LiveRun
+from engine.runtime.live import LiveRun, RunEnded
 from engine.runtime.tenant import TenantRuntime
 
 
@@ -48,7 +47,11 @@ class Tiers:
 
     def tenant_opened(self, tenant: TenantRuntime) -> None:
         self.archive.tenant_opened(tenant.journal)
-        tenant.on_ended = functools.partial(self.archive.note_ended, tenant.tenant_id)
+        if self._run_ended not in tenant.subscribers:  # one that stayed open is opened twice
+            tenant.subscribers.append(self._run_ended)
+
+    def _run_ended(self, ended: RunEnded) -> None:
+        self.archive.note_ended(ended.tenant_id)
 
     async def tenant_closing(self, tenant: TenantRuntime) -> int | None:
         due_ms = self.archive.tenant(tenant.tenant_id).next_due_ms()

@@ -25,7 +25,7 @@ from engine.model import payloads, worker_frames
 from engine.model.payloads import PAYLOAD_TYPES
 from engine.model.records import RecordKind
 from engine.model.retry import wrong_in
-from engine.wire import codec
+from engine.wire import codec, scan
 from engine.wire.generated.engine import v1
 
 _NUMBER, _TEXT, _DATA, _DOUBLE, _FLAG, _LIST = range(1, 7)  # as `read_fields` names them
@@ -267,7 +267,7 @@ def _sort_of(field: codec.Field) -> int:
         return _FLAG
     if field.is_text:
         return _TEXT
-    if field.wire_type == codec.scan.FIXED64:
+    if field.wire_type == scan.FIXED64:
         return _DOUBLE
     return _NUMBER if field.integer_max is not None else _DATA
 
@@ -300,7 +300,7 @@ def check_record(kind: RecordKind, payload: bytes) -> None:
     """Raises `MalformedRecord` for what a worker may not put into a record of this kind. Kinds that
     a worker does not report at all are not looked at."""
     struct_type = PAYLOAD_TYPES.get(kind)
-    if struct_type not in RULES:
+    if struct_type is None or struct_type not in RULES:
         return
     wrong = _wrong_in(struct_type, payload)
     if wrong is not None:

@@ -56,8 +56,16 @@ def test_another_wire_type_is_passed_over(read_fields: Read) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"\x0a\x01a", b"\x10\x05", b"\x18\x05", b"\x20\x05", b"\x2a\x00", b"\x30\x01"]
-    + [b"\x12\x03a\xffb", b"\x12\x03\xed\xa0\x80"],
+    [
+        b"\x0a\x01a",
+        b"\x10\x05",
+        b"\x18\x05",
+        b"\x20\x05",
+        b"\x2a\x00",
+        b"\x30\x01",
+        b"\x12\x03a\xffb",
+        b"\x12\x03\xed\xa0\x80",
+    ],
 )
 def test_what_comes_in_is_what_the_table_says_or_refused(read_fields: Any, message: bytes) -> None:
     read_fields(message, 0, ALL)

@@ -10,17 +10,20 @@ import pytest
 import trio
 import trio.testing
 
+from engine.base import limits
 from engine.base.errors import StorageDamaged, StorageFull
-from engine.base.ids import RunId
+from engine.base.ids import RunId, TenantId
 from engine.config.settings import JournalSettings
 from engine.journal import tenants
 from engine.model import effects
 from engine.model.payloads import RunCompleted, StepCompleted, WaitCreated, WaitKind
 from engine.model.runs import RunStatus
 from engine.model.views import RunEvent
-from engine.runtime import performing
+from engine.runtime import bookkeeping, performing
+from engine.runtime import tenant as tenant_module
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
+from engine.runtime.live import RunEnded
 from engine.runtime.tenant import TenantRuntime
 from tests.journal.stores import Gate, GatedStore
 from tests.runtime.conftest import CONTEXT, TENANT
@@ -244,3 +247,75 @@ async def test_pages_that_cannot_be_read_stop_the_tenant_and_not_the_stream(
     monkeypatch.setattr(disk.tenant.journal, "values_of", damaged)
     assert [list(pages) for pages in slow.pages] == [[]]
     assert isinstance(disk.tenant.journal.committer.stopped_by, StorageDamaged)
+
+
+# ---- what nobody foresaw ----
+
+
+@pytest.fixture
+def defect() -> Iterator[pytest.MonkeyPatch]:
+    """Can be taken away without the disk's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def defective(*_: object) -> None:
+    raise ZeroDivisionError("a defect of ours")
+
+
+async def goes_on(disk: Disk, defect: pytest.MonkeyPatch) -> None:
+    """The tenant is reported as stopped, another one works meanwhile, and it is taken up again."""
+    refused = disk.handle._engine.refused_tenants()
+    assert {tenant: error.code for tenant, error in refused.items()} == {TENANT: "storage_failed"}
+    assert "ZeroDivisionError" in refused[TENANT].message
+    assert "a defect of ours" not in refused[TENANT].message
+    other = await disk.handle._engine.tenant(TenantId("other"))
+    await other.wait_for_room()
+    defect.undo()
+    defect.setattr(limits, "resume_interval_ms", 0)
+    assert await disk.tenant.journal.try_resume()
+    assert disk.handle._engine.refused_tenants() == {}
+
+
+async def test_a_performer_with_a_defect_stops_its_tenant_which_goes_on_from_the_disk(
+    disk: Disk, defect: pytest.MonkeyPatch
+) -> None:
+    worker = await connected(disk.handle)
+    held = await held_run(disk, worker)
+    defect.setitem(performing._PERFORMERS, effects.NotifyWaiter, defective)
+    worker.report(held, RunCompleted(output=b"7"))
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    await goes_on(disk, defect)
+    assert (await disk.handle.wait_outcome(CONTEXT, held.run)).output == b"7"
+
+
+async def test_bookkeeping_with_a_defect_stops_its_tenant_which_goes_on_from_the_disk(
+    disk: Disk, defect: pytest.MonkeyPatch
+) -> None:
+    worker = await connected(disk.handle)
+    held = await held_run(disk, worker)
+    defect.setitem(bookkeeping._BOOKKEEPERS, effects.ReleaseLease, defective)
+    worker.report(held, RunCompleted(output=b"7"))
+    await goes_on(disk, defect)
+
+
+async def test_a_timer_with_a_defect_stops_its_tenant_and_not_the_timers(
+    disk: Disk, defect: pytest.MonkeyPatch
+) -> None:
+    worker = await connected(disk.handle)
+    held = await held_run(disk, worker)
+    defect.setattr(tenant_module, "TimeHasCome", defective)
+    disk.handle._engine.time_has_come(TENANT, held.run)
+    await goes_on(disk, defect)
+
+
+async def test_a_subscriber_is_told_of_each_run_that_has_ended(disk: Disk) -> None:
+    """Several can subscribe, and each hears what is durable."""
+    worker = await connected(disk.handle)
+    first: list[RunEnded] = []
+    second: list[RunEnded] = []
+    held = await held_run(disk, worker)
+    disk.tenant.subscribers += [first.append, second.append]
+    worker.report(held, RunCompleted(output=b"7"))
+    await disk.handle.wait_outcome(CONTEXT, held.run)
+    assert first == second == [RunEnded(TENANT, held.run, RunStatus.COMPLETED)]
