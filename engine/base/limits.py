@@ -92,6 +92,7 @@ fruitless_starts_shared_max: Final = 2
 position_max: Final = 2**53
 time_ms_max: Final = 253_402_300_799_999  # the end of the year 9999
 tokens_max: Final = 2**53
+tool_calls_max: Final = 2**32 - 1
 cost_usd_max: Final = 1_000_000_000
 operation_name_length_max: Final = 4 * KIB
 service_name_length_max: Final = 256

@@ -33,7 +33,7 @@ from engine.runtime.live import LiveRun
 from engine.runtime.performing import AckTo, revoke_frame
 from engine.runtime.pools import Lease, PooledWorker
 from engine.wire.journal import decode, encode
-from engine.wire.rules import check_emit, check_record
+from engine.wire.rules import check_emit, check_record, checked_run_id
 from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class WorkerSession:
         entries: Sequence[tuple[int, bytes]],
     ) -> None:
         """One transition of a run that this worker holds."""
-        run = RunId(run_id)
+        run = checked_run_id(run_id)
         try:
             live = self._held(run, lease_epoch)
             lease = live.lease
@@ -100,8 +100,8 @@ class WorkerSession:
 
     def emit(self, run_id: bytes, lease_epoch: int, event: str, data: bytes) -> None:
         """Something for who listens now; from a worker that lost the run it is noise."""
+        run = checked_run_id(run_id)
         check_emit(event, data)
-        run = RunId(run_id)
         live = self._tenant.live(run)
         if live is not None and live.lease is not None and live.lease.epoch == lease_epoch:
             self._tenant.waiters.emit(run, RunEvent(None, event, data))

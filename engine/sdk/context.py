@@ -28,7 +28,7 @@ from engine.sdk.facts import RunFacts, WithFacts
 from engine.sdk.operations import Child, Operation, Outcome, ReportUsage, Wait
 from engine.sdk.retry import RetryPolicy
 from engine.sdk.state import State
-from engine.sdk.step_context import RunLogger, checked_event, checked_usage
+from engine.sdk.step_context import RunLogger, checked_emission, checked_event, checked_usage
 
 T = TypeVar("T")
 
@@ -322,7 +322,7 @@ class Context(WithFacts):
     def emit(self, event: str, data: object = None) -> None:
         """Show something to whoever watches the run: `output.…`, `progress.…` or `log.…`. It is
         not recorded, and not said again in a replay."""
-        self._run.emit(checked_event(event), values.encode(data, f"event {event!r}"))
+        self._run.emit(checked_event(event), checked_emission(event, data))
 
     def usage(
         self,

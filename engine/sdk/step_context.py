@@ -12,8 +12,16 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from engine.base.clock import Clock
-from engine.base.errors import InvalidInput
+from engine.base.errors import InvalidInput, LimitExceeded
 from engine.base.ids import run_id_text
+from engine.base.limits import (
+    cost_usd_max,
+    emit_bytes_max,
+    emit_name_length_max,
+    operation_name_length_max,
+    tokens_max,
+    tool_calls_max,
+)
 from engine.sdk import values
 from engine.sdk.errors import NotInWorkflow
 from engine.sdk.facts import RunFacts, WithFacts
@@ -76,7 +84,7 @@ class StepContext(WithFacts):
 
     def emit(self, event: str, data: object = None) -> None:
         """Show something to whoever watches the run: `output.…`, `progress.…` or `log.…`."""
-        self._emit(checked_event(event), values.encode(data, f"event {event!r}"))
+        self._emit(checked_event(event), checked_emission(event, data))
 
     def usage(
         self,
@@ -130,7 +138,25 @@ def checked_event(event: str) -> str:
             f"{' or '.join(EVENT_PREFIXES)}, as in progress.{event.rpartition('.')[2] or 'update'}",
             field="event",
         )
+    if len(event) > emit_name_length_max or not event.isprintable():
+        raise InvalidInput(
+            f"event {event[:40]!r} cannot be emitted: its name has at most {emit_name_length_max} "
+            "characters, all printable",
+            field="event",
+        )
     return event
+
+
+def checked_emission(event: str, data: object) -> bytes:
+    """The data as it travels; the engine takes no more of it."""
+    encoded = values.encode(data, f"event {event!r}")
+    if len(encoded) > emit_bytes_max:
+        raise LimitExceeded(
+            f"event {event!r} cannot be emitted: its data has {len(encoded)} bytes, at most "
+            f"{emit_bytes_max} are allowed; return large values from a step",
+            field="data",
+        )
+    return encoded
 
 
 def checked_usage(
@@ -138,6 +164,17 @@ def checked_usage(
 ) -> ReportUsage:
     if min(tokens_in, tokens_out, tool_calls) < 0 or not cost_usd >= 0:
         raise InvalidInput("what was consumed is not negative", field="usage")
+    too_many = max(tokens_in, tokens_out) > tokens_max or tool_calls > tool_calls_max
+    if too_many or cost_usd > cost_usd_max:
+        raise InvalidInput(
+            f"what was consumed at once is at most {tokens_max} tokens, {tool_calls_max} calls of "
+            f"tools and {cost_usd_max} dollars",
+            field="usage",
+        )
+    if len(model) > operation_name_length_max:
+        raise InvalidInput(
+            f"the name of a model has at most {operation_name_length_max} characters", field="model"
+        )
     return ReportUsage(
         model=model,
         tokens_in=tokens_in,

@@ -19,6 +19,7 @@ import msgspec
 
 from engine.base import limits
 from engine.base.errors import MalformedRecord
+from engine.base.ids import RunId
 from engine.base.json_text import check_json
 from engine.ext.fields import read_fields
 from engine.model import payloads, worker_frames
@@ -147,9 +148,7 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
     payloads.RetryPolicy: {
         # As a whole, by `wrong_in`: its numbers bound each other's meaning.
         **dict.fromkeys(payloads.RetryPolicy.__struct_fields__, anything),
-        "non_retryable_codes": texts(
-            limits.retry_codes_max, 4 * limits.retry_code_length_max
-        ),
+        "non_retryable_codes": texts(limits.retry_codes_max, 4 * limits.retry_code_length_max),
     },
     payloads.Error: {
         **dict.fromkeys(payloads.Error.__struct_fields__, anything),
@@ -230,11 +229,36 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
         "tokens_in": up_to(limits.tokens_max),
         "tokens_out": up_to(limits.tokens_max),
         "cost_usd": amount,
-        "tool_calls": anything,
+        "tool_calls": up_to(limits.tool_calls_max),
         "lease_epoch": anything,
     },
     payloads.RunCompleted: {"output": json_value, "lease_epoch": anything},
     payloads.RunFailed: {"error": message(payloads.Error), "lease_epoch": anything},
+}
+
+# The same for the frames of every step, which are scanned and never become a Struct: what bounds
+# each field. The scan is `engine.ext.frames`; it refuses numbers over their type and text that is
+# not UTF-8.
+HOT_RULES: Final[Mapping[str, Mapping[str, str]]] = {
+    "Report": {
+        "run_id": "checked_run_id",
+        "lease_epoch": "compared with the lease's, and not kept",
+        "sequence": "the one after the last, or it is a duplicate, or the run is taken back",
+        "entries": "limits.records_per_transition_max, by the scan",
+    },
+    "Entry": {
+        "kind": "a RecordKind that a worker may report, by the core",
+        "payload": "check_record",
+        "offset": "passed over: the engine gives it",
+        "timestamp_us": "passed over: the engine gives it",
+    },
+    "Heartbeat": {"sent_ms": "passed over"},
+    "Emit": {
+        "run_id": "checked_run_id",
+        "lease_epoch": "compared with the lease's, and not kept",
+        "event": "check_emit",
+        "data": "check_emit",
+    },
 }
 
 
@@ -321,6 +345,14 @@ def check_frame(frame_type: type[msgspec.Struct], message: bytes) -> None:
             "allows",
             frame=name,
         )
+
+
+def checked_run_id(value: bytes) -> RunId:
+    """Of a hot frame, which is about one run."""
+    wrong = run_id(value)
+    if wrong is not None:
+        raise MalformedRecord(f"a frame cannot be taken: its run_id {wrong}", field="run_id")
+    return RunId(value)
 
 
 def check_emit(event: str, data: bytes) -> None:

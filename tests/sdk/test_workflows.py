@@ -4,6 +4,7 @@ small engine."""
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -203,7 +204,15 @@ def test_arguments_that_cannot_be_stored_are_named_by_type() -> None:
         (lambda ctx: ctx.call(5), "a component or its name, not of 5"),
         (lambda ctx: ctx.call("c", 1, x=2), "not both"),
         (lambda ctx: ctx.emit("run.completed", 1), "begins with output. or progress. or log."),
+        (lambda ctx: ctx.emit("log." + "x" * 200, 1), "at most 128 characters"),
+        (lambda ctx: ctx.emit("log.\r\rrun.failed", 1), "all printable"),
+        (lambda ctx: ctx.emit("log.x", "m" * (256 * 1024)), "at most 262144 are allowed"),
         (lambda ctx: ctx.usage(tokens_in=-1), "not negative"),
+        (lambda ctx: ctx.usage(cost_usd=math.nan), "not negative"),
+        (lambda ctx: ctx.usage(cost_usd=math.inf), "at most"),
+        (lambda ctx: ctx.usage(tokens_out=2**53 + 1), "at most"),
+        (lambda ctx: ctx.usage(tool_calls=2**32), "at most"),
+        (lambda ctx: ctx.usage(model="m" * 5000), "has at most 4096 characters"),
         (lambda ctx: ctx.step(double, 1, key="k" * 300), "at most 256 characters"),
     ],
 )
