@@ -18,9 +18,10 @@ from engine.base.errors import EngineError, QueryTooLarge
 from engine.base.ids import TenantId
 from engine.query import messages
 from engine.query.child import confinement, database
-from engine.query.child.answering import Answering, Sink
+from engine.query.child.answering import Answering
 from engine.query.child.database import Databases, Session
 from engine.query.child.failures import DatabaseBroken, Interrupted
+from engine.query.child.sending import Sink
 from engine.query.messages import Kind
 
 _TOO_LARGE: Final = (
