@@ -74,6 +74,8 @@ signals_buffered_max: Final = 10_000
 waits_open_max: Final = 10_000
 children_open_max: Final = 20_000
 waits_resolved_per_look_max: Final = 1_000
+# Of the open questions, or of the components, that an error names.
+names_shown_max: Final = 10
 # What a run's state row may hold of each; all of it together fits the row.
 signals_buffered_bytes_max: Final = 1 * MIB
 waits_open_bytes_max: Final = 512 * KIB
