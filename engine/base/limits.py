@@ -74,6 +74,8 @@ signals_buffered_max: Final = 10_000
 waits_open_max: Final = 10_000
 children_open_max: Final = 20_000
 waits_resolved_per_look_max: Final = 1_000
+# Of the open questions, or of the components, that an error names.
+names_shown_max: Final = 10
 # What a run's state row may hold of each; all of it together fits the row.
 signals_buffered_bytes_max: Final = 1 * MIB
 waits_open_bytes_max: Final = 512 * KIB
@@ -126,8 +128,13 @@ input_bytes_max: Final = 2 * MIB
 dispatch_entries_cached_max: Final = 128
 # When more runs of a tenant wait for a worker, only their ids are kept in memory.
 queued_in_memory_max: Final = 1_000
-# Of the starts of one call that are refused, so many are told which names come close.
-nearest_names_per_call_max: Final = 8
+# Names that come close to one that is not known. Likeness costs up to 0.1 µs for each pair of their
+# characters, so among more names than these, or longer ones, only the beginning counts; and of the
+# starts of one call that are refused, so many are told.
+nearest_names_max: Final = 3
+nearest_names_fuzzy_max: Final = 200
+nearest_names_pairs_max: Final = 64 * KIB
+nearest_names_per_call_max: Final = 1
 lease_ms: Final = 15_000
 
 # Live events (output, progress, logs) that wait for one listener; more than that are dropped.

@@ -103,7 +103,7 @@ class WorkerSession:
             command = Report(
                 lease_epoch=lease_epoch,
                 entries=reported,
-                resolved_meanwhile=frozenset(lease.resolved),
+                resolved_meanwhile=lease.resolved,
                 shared=self._tenant.shared_state.asked_for(live.state, reported),
             )
             self._tenant.check_room()
