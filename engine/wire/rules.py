@@ -10,6 +10,7 @@ Knows forms only. Whether a value makes sense where a run stands is a matter of 
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -71,6 +72,16 @@ def text(characters_max: int) -> Rule:
         if len(value) <= characters_max:
             return None
         return f"has {len(value)} characters, and at most {characters_max} are allowed"
+
+    return rule
+
+
+def one_of(members: type[enum.IntEnum]) -> Rule:
+    known = frozenset(members)
+    names = ", ".join(f"{member.value} ({member.name})" for member in members)
+
+    def rule(value: int) -> str | None:
+        return None if value in known else f"is {value}, and only {names} are known here"
 
     return rule
 
@@ -181,7 +192,7 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
     payloads.WaitCreated: {
         "position": POSITION,
         "wait_id": text(limits.wait_id_length_max),
-        "kind": anything,
+        "kind": one_of(payloads.WaitKind),
         "name": text(limits.waits_open_bytes_max),
         "due_ms": TIME,
         "question": text(limits.waits_open_bytes_max),
@@ -196,14 +207,14 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
         "position": POSITION,
         "child_run_id": run_id,
         "component": text(limits.component_name_length_max),
-        "mode": anything,
+        "mode": one_of(payloads.ChildMode),
         "input": json_value,
         "lease_epoch": anything,
         "entity_key": text(limits.key_length_max),
     },
     payloads.StateChanged: {
         "position": POSITION,
-        "scope": anything,
+        "scope": one_of(payloads.StateScope),
         "scope_key": text(limits.state_scope_key_bytes_max),
         "name": text(limits.state_name_bytes_max),
         "value": json_value,
@@ -215,7 +226,7 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
     },
     payloads.StateRead: {
         "position": POSITION,
-        "scope": anything,
+        "scope": one_of(payloads.StateScope),
         "scope_key": text(limits.state_scope_key_bytes_max),
         "name": text(limits.state_name_bytes_max),
         "value": json_value,
