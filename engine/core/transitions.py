@@ -1,5 +1,5 @@
 """Which record may follow in which status, and the status after it. The table is the rule; the
-diagram in the documentation is drawn from it.
+diagram in docs/run-states.md is drawn from it.
 
 Two entries depend on the payload and are named below the table: a wait parks the run only when it
 says so, and a resolved wait queues only a run that was parked.

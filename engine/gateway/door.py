@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, RateLimited
+from engine.base.errors import EngineError, InternalFailure, RateLimited
 from engine.base.ids import DeploymentId, deployment_id
 from engine.gateway import routes
 from engine.gateway.admission import InFlight, TokenBuckets
@@ -20,7 +20,6 @@ from engine.gateway.exchange import Disconnected, Exchange, Response
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.problems import (
-    InternalFailure,
     MethodNotAllowed,
     UnknownRoute,
     problem_response,

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from engine.base.clock import ManualClock
 from engine.base.limits import MIB
 from engine.cli import checks
-from engine.cli.doctor import Check, Diagnosis, check_extensions, check_python
+from engine.cli.doctor import EXTENSIONS, Check, Diagnosis, check_extensions, check_python
 from engine.cli.main import engine
 from engine.config.settings import ApiKey, AuthSettings, Settings
 from engine.coordinator.server import Address
@@ -77,6 +77,7 @@ def test_a_machine_without_a_runtime(tmp_path: Path) -> None:
         "free space",
         "disk sync",
         "archive",
+        "query walls",
         "open files",
         "http",
         "grpc",
@@ -301,6 +302,13 @@ def test_holder(tmp_path: Path) -> None:
 # ---- open files ----
 
 
+def test_a_wall_that_the_kernel_does_not_have_is_named() -> None:
+    assert checks.check_walls({"landlock": True, "seccomp": True}).verdict == "ok"
+    check = checks.check_walls({"landlock": False, "seccomp": True})
+    assert check.verdict == "warn"
+    assert "not landlock" in check.found
+
+
 def test_open_files() -> None:
     assert checks.check_open_files(1_024, Settings()).verdict == "ok"
     assert checks.check_open_files(256, Settings()).verdict == "warn"
@@ -395,3 +403,8 @@ def test_ready() -> None:
     with answering(503, {"detail": "not ready: it is starting"}) as client:
         check = checks.check_ready(client, WHERE)
     assert (check.verdict, check.found) == ("warn", "not ready: it is starting")
+
+
+def test_every_extension_that_is_built_is_looked_at() -> None:
+    sources = Path(__file__).resolve().parents[2] / "ext"
+    assert list(EXTENSIONS) == sorted(source.stem for source in sources.glob("*.pyx"))

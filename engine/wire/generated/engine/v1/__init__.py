@@ -1087,8 +1087,9 @@ class Report(betterproto2.Message):
     A worker may report STEP_COMPLETED, STEP_FAILED, WAIT_CREATED, CHILD_STARTED, STATE_READ,
     STATE_CHANGED, USAGE_REPORTED, RUN_COMPLETED and RUN_FAILED; the other kinds are the engine's to
     write. A STATE_READ, or a STATE_CHANGED of a scope other than RUN, is a question: the engine
-    writes its outcome in that place and delivers it. Branches that finish together may share a Report. Several Reports of a run may be under way at once; they
-    take effect in the order of their sequence.
+    writes its outcome in that place and delivers it. Branches that finish together may share a
+    Report. Several Reports of a run may be under way at once; they take effect in the order of their
+    sequence.
 
     A Report that comes twice is written once: a sequence that was written before is acknowledged
     again.
