@@ -13,13 +13,13 @@ from __future__ import annotations
 import enum
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from engine.base import limits
-from engine.base.errors import MalformedRecord
+from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.base.ids import RunId
 from engine.base.json_text import check_json
 from engine.ext.fields import read_fields
@@ -329,6 +329,32 @@ def _wrong_in_policy(data: bytes) -> str | None:
         return str(error)
     assert isinstance(policy, payloads.RetryPolicy)
     return wrong_in(policy)
+
+
+def check_report(entries: Sequence[tuple[int, bytes]]) -> None:
+    """Raises `LimitExceeded` for a report that would hold up everybody else; before it is read."""
+    if len(entries) <= 1:
+        return
+    if len(entries) > limits.report_entries_max:
+        raise LimitExceeded(
+            f"a report of {len(entries)} entries is over the limit of "
+            f"{limits.report_entries_max}; report less at a time",
+            records=len(entries),
+        )
+    children = sum(kind == RecordKind.CHILD_STARTED for kind, _ in entries)
+    if children > limits.report_children_max:
+        raise LimitExceeded(
+            f"a report that starts {children} children is over the limit of "
+            f"{limits.report_children_max}; start them in several reports",
+            children=children,
+        )
+    size = sum(len(data) for _, data in entries)
+    if size > limits.report_bytes_max:
+        raise LimitExceeded(
+            f"a report of {size} bytes is over the limit of {limits.report_bytes_max}; report less "
+            "at a time",
+            length=size,
+        )
 
 
 def check_record(kind: RecordKind, payload: bytes) -> None:
