@@ -20,7 +20,7 @@ from engine.cli import rows_view
 from engine.cli.reaching import moment_option, over_http
 from engine.gateway.tables import csv_bytes, objects
 from engine.model.query import ANALYTICS, QueryAnswer
-from engine.sdk.client import Client
+from engine.sdk.client.client import Client
 
 C = TypeVar("C", bound=Callable[..., object])
 Format = Literal["table", "csv", "json", "parquet", "arrow"]

@@ -32,8 +32,8 @@ from engine.cli.readable import (
     wait_text,
 )
 from engine.model.views import RunView, StatusName
-from engine.sdk.requests import JournalRecord
-from engine.sdk.sse import Event
+from engine.sdk.client.requests import JournalRecord
+from engine.sdk.client.sse import Event
 
 _PIPE_COLUMNS: Final = 200  # lines are not wrapped where nobody looks at them
 _EVENT_COLUMNS: Final = 24

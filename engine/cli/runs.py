@@ -21,9 +21,9 @@ from engine.cli import run_views
 from engine.cli.reaching import json_option, moment_option, over_http, tags_given
 from engine.cli.readable import plain
 from engine.model.views import KindName, RunView, StatusName, WaitView
-from engine.sdk.client import Client
+from engine.sdk.client.client import Client
+from engine.sdk.client.requests import RunFilters
 from engine.sdk.errors import RunFailed
-from engine.sdk.requests import RunFilters
 
 LIST_LIMIT: Final = 20
 PAGE_RUNS_MAX: Final = 1_000

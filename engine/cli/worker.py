@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 
 from engine.cli.lifeline import leave_when_cut
-from engine.sdk.worker import Worker
+from engine.sdk.worker.worker import Worker
 
 
 @click.command()

@@ -13,8 +13,8 @@ from engine.model.payloads import (
     StepFailed,
     UsageReported,
 )
-from engine.sdk.machine import Machine
-from engine.sdk.operations import ChangeState, Child, ReportUsage
+from engine.sdk.replay.machine import Machine
+from engine.sdk.replay.operations import ChangeState, Child, ReportUsage
 from engine.wire import journal
 from tests.sdk.play import NOW_MS, RUN, Play, signal_go, sleep_10_s, step
 
