@@ -10,7 +10,7 @@ from types import ModuleType
 
 import click
 
-from engine.cli.lifeline import leave_when_cut
+from engine.cli.composing.lifeline import leave_when_cut
 from engine.sdk.worker.worker import Worker
 
 

@@ -27,7 +27,6 @@ from engine.ext.offsets import record_key
 from engine.journal.directory import DataDirectory
 from engine.journal.durable import sync_folder, sync_tree
 from engine.journal.faults import damaged
-from engine.journal.inspect import chosen_tenants, require_data_dir, verify_store
 from engine.journal.layout import (
     HEAD_TAG,
     OPEN_RUN_TAG,
@@ -38,8 +37,10 @@ from engine.journal.layout import (
     system_path,
 )
 from engine.journal.logfile import whole_records, write_log
-from engine.journal.readable import StoredRun, readable_rows, stored_runs
-from engine.journal.soundness import (
+from engine.journal.store import OpenMode, Store, StoreResources, salvage_tables
+from engine.journal.upkeep.inspect import chosen_tenants, require_data_dir, verify_store
+from engine.journal.upkeep.readable import StoredRun, readable_rows, stored_runs
+from engine.journal.upkeep.soundness import (
     CheckedRecords,
     Problem,
     RunStates,
@@ -47,8 +48,7 @@ from engine.journal.soundness import (
     keeps_states,
     speaks_for,
 )
-from engine.journal.store import OpenMode, Store, StoreResources, salvage_tables
-from engine.journal.waking import wake_tenants
+from engine.journal.upkeep.waking import wake_tenants
 from engine.journal.wal import salvaged_path
 
 _BATCH_BYTES: Final = 4 * MIB

@@ -15,8 +15,8 @@ import trio.lowlevel
 
 from engine.base.clock import system_clock
 from engine.base.errors import InvalidSettings
-from engine.cli.identity import Identity
-from engine.cli.tiers import open_tiers
+from engine.cli.composing.identity import Identity
+from engine.cli.composing.tiers import open_tiers
 from engine.config.settings import Settings
 from engine.config.tls import server_context
 from engine.coordinator.server import Address, Coordinator

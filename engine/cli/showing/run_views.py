@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.base.clock import Clock
-from engine.cli.readable import (
+from engine.cli.showing.readable import (
     age_text,
     clipped,
     clock_text,

@@ -17,8 +17,8 @@ import msgspec
 
 from engine.archive.stores import open_store
 from engine.base.errors import ArchiveRefused, ArchiveUnreachable, EngineError, InvalidSettings
-from engine.cli.doctor import Check
-from engine.cli.readable import duration_text
+from engine.cli.checking.check import Check
+from engine.cli.showing.readable import duration_text
 from engine.config.archive import ArchiveSettings
 from engine.model.query import ArchiveStatus
 

@@ -31,11 +31,11 @@ from engine.base.ids import TenantId, tenant_id
 from engine.base.limits import MIB
 from engine.journal.directory import FORMAT
 from engine.journal.durable import sync_file, sync_folder, sync_tree
-from engine.journal.inspect import VerifyReport, opened_to_read, verify
 from engine.journal.layout import segments_path, store_path, system_path
-from engine.journal.soundness import RunStates
 from engine.journal.tenants import Journal
-from engine.journal.waking import wake_tenants
+from engine.journal.upkeep.inspect import VerifyReport, opened_to_read, verify
+from engine.journal.upkeep.soundness import RunStates
+from engine.journal.upkeep.waking import wake_tenants
 
 MANIFEST_NAME: Final = "backup.json"
 FORMAT_FILE: Final = "FORMAT"

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.readable import moment_text, plain, value_text
-from engine.cli.run_views import console
+from engine.cli.showing.readable import moment_text, plain, value_text
+from engine.cli.showing.run_views import console
 from engine.model.query import QueryAnswer
 
 CELL_CHARACTERS: Final = 2_000

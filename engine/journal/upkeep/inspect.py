@@ -31,8 +31,10 @@ from engine.journal.layout import (
     system_path,
     tenants_on_disk,
 )
-from engine.journal.readable import Pair, StoredRun, readable_rows, stored_runs
-from engine.journal.soundness import (
+from engine.journal.store import OpenMode, Store, StoreResources
+from engine.journal.tenant import unknown_tenant
+from engine.journal.upkeep.readable import Pair, StoredRun, readable_rows, stored_runs
+from engine.journal.upkeep.soundness import (
     CheckedRecords,
     Problem,
     RunStates,
@@ -40,8 +42,6 @@ from engine.journal.soundness import (
     keeps_states,
     speaks_for,
 )
-from engine.journal.store import OpenMode, Store, StoreResources
-from engine.journal.tenant import unknown_tenant
 from engine.journal.wal import WalReport, check_wal, wal_files
 from engine.model.payloads import Payload
 from engine.model.records import RecordKind

@@ -26,9 +26,9 @@ from engine.base import limits
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import InvalidSettings
 from engine.base.limits import MIB
-from engine.cli.archive_checks import check_archive, check_archiving
-from engine.cli.doctor import Check
-from engine.cli.serving import parse_address
+from engine.cli.checking.archive_checks import check_archive, check_archiving
+from engine.cli.checking.check import Check
+from engine.cli.composing.serving import parse_address
 from engine.config.settings import Settings, load_settings
 from engine.config.tls import server_context
 from engine.coordinator.server import Address

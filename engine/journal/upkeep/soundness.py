@@ -18,8 +18,8 @@ from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, split_key
 from engine.ext.replay import RunFold
 from engine.journal.layout import decode_head, run_key
-from engine.journal.readable import STATE_TAGS, StoredRun
 from engine.journal.store import Store
+from engine.journal.upkeep.readable import STATE_TAGS, StoredRun
 from engine.model.records import STATUS_AFTER
 from engine.model.runs import TERMINAL_STATUSES, RunSummary
 
