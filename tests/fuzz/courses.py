@@ -8,6 +8,7 @@ is declared. Minutes of it with ENGINE_FUZZ_SECONDS, another course with ENGINE_
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import struct
@@ -50,13 +51,13 @@ REPORTED: Final = [kind for kind, struct_type in PAYLOAD_TYPES.items() if struct
 Given = Mapping[str, "int | bytes | Sequence[bytes]"]
 
 
-def seeds(first: int) -> Iterator[int]:
-    """One at least, and more for as long as ENGINE_FUZZ_SECONDS says."""
+def seeds(first: int, count_min: int = 1) -> Iterator[int]:
+    """So many, and more for as long as ENGINE_FUZZ_SECONDS says."""
     until = time.monotonic() + LASTS_S
-    yield first
-    while time.monotonic() < until:
-        first += 1
-        yield first
+    for seed in itertools.count(first):
+        if seed - first >= count_min and time.monotonic() >= until:
+            return
+        yield seed
 
 
 def varint(number: int) -> bytes:
@@ -150,6 +151,8 @@ class Course:
             return 2, self.random.choice((b"a", b"b", b"text"))
         if field.type == FieldDescriptor.TYPE_BYTES:
             return 2, self.random.choice((b"1", b'"x"', b"{}"))
+        if field.enum_type is not None:
+            return 0, varint(self.random.choice(field.enum_type.values[1:]).number)
         return 0, varint(self.random.choice((0, 1, 2)))
 
     def _edge(self, field: Any) -> tuple[int, bytes]:
