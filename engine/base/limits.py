@@ -209,8 +209,20 @@ stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000
 # How long a report waits for room in the journal before its worker is told that there is none.
 stream_busy_retries_max: Final = 1_500
-defect_told_ms: Final = 1_000  # how often the log has the whole of a failure at the worker door
 stream_busy_retry_ms: Final = 20
+# How often the log says that connections were refused or hung up.
+stream_refusals_told_ms: Final = 1_000
+# What the log has of failures at the worker door that nobody foresaw: each place whole, once in so
+# long, and otherwise their number.
+defect_places_max: Final = 200
+defect_told_again_ms: Final = 24 * 3_600_000
+defects_told_ms: Final = 60_000
+# A worker on whose frames the engine failed is let in again after this, and each time after twice
+# as long; as any other when nothing has failed for so long.
+offender_wait_ms_initial: Final = 1_000
+offender_wait_ms_max: Final = 60_000
+offender_forgiven_ms: Final = 600_000
+offenders_kept_max: Final = 10_000
 
 # The archive. A batch is one object of each data set: as many runs, and read in portions of so many
 # bytes, so that memory is bounded by a portion and not by a batch.

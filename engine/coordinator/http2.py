@@ -331,7 +331,7 @@ class BoundedServer(Server):
         """Told to the log now and then: it is not a stranger's to fill."""
         self.refused_count += 1
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._told_s >= limits.defect_told_ms / 1_000:
+        if now_s - self._told_s >= limits.stream_refusals_told_ms / 1_000:
             self._told_s = now_s
             _log.warning("hung up (%d so far): %s", self.refused_count, reason)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeGuard
 
 import msgspec
@@ -20,12 +20,19 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, InternalFailure, InvalidInput, JournalBusy
+from engine.base.errors import (
+    EngineError,
+    InternalFailure,
+    InvalidInput,
+    JournalBusy,
+    TenantFailed,
+)
 from engine.base.ids import TenantId
 from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator import http2
 from engine.coordinator.defects import Defects
 from engine.coordinator.liveness import Pulse
+from engine.coordinator.offenders import Offenders
 from engine.coordinator.outbox import Level, Outbox
 from engine.coordinator.ports import Authenticate, WorkerDoor, WorkerSession
 from engine.coordinator.register import checked_register, token_of
@@ -61,6 +68,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     settings: CoordinatorSettings
     engine_version: str
     defects: Defects
+    offenders: Offenders
 
 
 class WorkerStream:
@@ -109,7 +117,7 @@ class WorkerStream:
                 f"it has not read the last {self._outbox.bytes_waiting} bytes that were sent to it",
             )
         elif level is Level.PAUSE and self._session is not None:
-            self._session.pause()
+            self._tell(self._session.pause)
         if not self._corked:
             self._sendable.set()
 
@@ -135,7 +143,7 @@ class WorkerStream:
             self._outbox.clear()
         else:
             # It loses what it holds in an orderly way, which is held against none of the runs.
-            self._session.drain()
+            self._tell(self._session.drain)
         self._finish_with(wire.encode(Draining(reason=reason)))
         if self._reader is not None:
             self._reader.cancel()
@@ -174,10 +182,26 @@ class WorkerStream:
         self._sendable.set()
         session, self._session = self._session, None
         if session is not None:
-            try:
-                session.disconnect()
-            except EngineError as error:  # its tenant has stopped, and holds nothing any more
-                _log.warning("%s left a tenant that has stopped: %s", self, error.message)
+            self._tell(session.disconnect)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """Tells the session something that none of its frames asked for. When that fails, it is not
+        the fault of who is in the middle of it: another service, or another tenant's work."""
+        try:
+            call()
+        except EngineError as error:  # its tenant has stopped, and holds nothing any more
+            _log.warning("%s met a tenant that has stopped: %s", self, error.message)
+        except Exception as failure:  # noqa: BLE001 - one stream's defect is not another's
+            self._around.defects.note(f"{call.__name__} of {self}", failure)
+
+    def note_defect(self, doing: str, failure: Exception) -> None:
+        """What this stream brought has met a defect, which it will again when it comes back."""
+        self._around.defects.note(f"{doing} {self}", failure)
+        self._offends()
+
+    def _offends(self) -> None:
+        if self.tenant_id is not None:
+            self._around.offenders.note(self.tenant_id, self.worker_id)
 
     # Reading.
 
@@ -191,11 +215,13 @@ class WorkerStream:
             while not self._over and (batch := await self._receive()) is not None:
                 await self._take(batch)
         except EngineError as error:
+            if _is_own(error):
+                self._offends()
             self._refuse(_refusal(error, fatal=True))
         except http2.Disconnected:
             _log.info("lost %s", self)
         except Exception as failure:  # noqa: BLE001 - one stream's defect ends that stream
-            self._around.defects.note(f"reading from {self}", failure)
+            self.note_defect("reading from", failure)
             self._refuse(_refusal(InternalFailure(_DEFECT), fatal=True))
         finally:
             self._end()
@@ -225,11 +251,20 @@ class WorkerStream:
             engine_version=self._around.engine_version,
         )
         self.tenant_id, self.worker_id = tenant_id, register.worker_id
+        self._check_offences(tenant_id)
         self.pulse.registered = self.pulse.held_up = True
         await trio_asyncio.trio_as_aio(self._connect)(tenant_id, register)
         self.pulse.heard_us = self._around.clock.monotonic_us()
         self.pulse.held_up = False
         self._welcome()
+
+    def _check_offences(self, tenant_id: TenantId) -> None:
+        wait_ms = self._around.offenders.wait_ms(tenant_id, self.worker_id)
+        if wait_ms:
+            raise InternalFailure(
+                f"{_DEFECT}; since this has happened before, it is let in again in "
+                f"{-(-wait_ms // 1_000)} s"
+            )
 
     async def _connect(self, tenant_id: TenantId, register: Register) -> None:
         """Trio-flavored. The session is noted here and not by the asyncio task, which may have
@@ -268,6 +303,8 @@ class WorkerStream:
                 try:
                     session.emit(frame[1], frame[2], frame[3], frame[4])
                 except EngineError as error:
+                    if _is_own(error):
+                        raise
                     self._answer(_refusal(error, frame[1]))
             else:
                 self._take_cold(session, frame)
@@ -283,6 +320,8 @@ class WorkerStream:
             except JournalBusy:
                 await self._report_when_there_is_room(session, frame)
         except EngineError as error:
+            if _is_own(error):
+                raise
             self._answer(_refusal(error, run_id, sequence))
 
     async def _report_when_there_is_room(
@@ -346,7 +385,7 @@ class WorkerStream:
         await http2.send(self._stream, frames.pack_frames(batch))
         self.pulse.sending_since_us = None
         if self._outbox.resumes() and self._session is not None:
-            self._session.resume()
+            self._tell(self._session.resume)
         return True
 
     def _sending(self) -> None:
@@ -355,6 +394,12 @@ class WorkerStream:
 
 def _is_register(frame: ScannedWorkerFrame) -> TypeGuard[ColdFrame]:
     return frame[0] == "cold" and frame[1] == WorkerFrameNumber.REGISTER
+
+
+def _is_own(error: EngineError) -> bool:
+    """Whether this very frame has stopped its tenant. Who finds the tenant stopped by another one
+    is told the same without a cause, and stays."""
+    return isinstance(error, TenantFailed) and error.__cause__ is not None
 
 
 def _refusal(

@@ -32,6 +32,8 @@ from engine.wire.generated.engine import v1
 
 _NUMBER, _TEXT, _DATA, _DOUBLE, _FLAG, _LIST = range(1, 7)  # as `read_fields` names them
 
+_VARINT_MAX: Final = 2**64 - 1
+
 RUN_ID_BYTES: Final = 16
 
 # What a rule says of a value that it does not accept; None for one that it does.
@@ -288,11 +290,19 @@ def _read(struct_type: type[msgspec.Struct]) -> _Read:
     for number, field in shape.fields.items():
         table[number] = _sort_of(field)
     checks = tuple(
-        (number, field.name, rules[field.name])
+        (number, field.name, rule)
         for number, field in shape.fields.items()
-        if rules[field.name] is not anything
+        if (rule := _rule_of(field, rules[field.name])) is not anything
     )
     return _Read(bytes(table), checks)
+
+
+def _rule_of(field: codec.Field, rule: Rule) -> Rule:
+    """Where the table asks nothing of a number, it is at least one of its type: the reading of the
+    bytes takes 64 bits for each."""
+    if rule is anything and field.integer_max is not None and field.integer_max < _VARINT_MAX:
+        return up_to(field.integer_max)
+    return rule
 
 
 def _sort_of(field: codec.Field) -> int:
