@@ -29,8 +29,8 @@ late_row_bytes_min: Final = 4 * KIB
 # pieces, between which everybody else has a turn.
 loop_pass_us_max: Final = 20_000
 loop_slice_us: Final = 5_000
-# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and may
-# go to a worker at once, 80 to 160.
+# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and
+# may go to a worker at once, 80 to 160.
 report_entries_max: Final = 512
 report_children_max: Final = 64
 report_bytes_max: Final = record_payload_bytes_max
@@ -160,8 +160,8 @@ dispatch_page_records_max: Final = 1_000
 
 event_page_records_max: Final = 500
 
-# Timers: how many are taken off the heap in one go, and how long the service sleeps at most, which is how
-# late a jump of the wall clock can be noticed.
+# Timers: how many are taken off the heap in one go, and how long the service sleeps at most, which
+# is how late a jump of the wall clock can be noticed.
 timers_per_look_max: Final = 1_000
 timer_look_ms_max: Final = 1_000
 
