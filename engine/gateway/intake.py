@@ -31,8 +31,9 @@ from engine.model.views import StartRequest
 _DECODER: Final = msgspec.json.Decoder(StartLine)
 
 
-async def runs_batch(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def runs_batch(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     intake = _Intake(door, context, caller_of(door, exchange.headers, context))
     reader = LineReader(
         exchange,

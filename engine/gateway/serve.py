@@ -21,11 +21,11 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from engine.base.clock import Clock
-from engine.gateway import hot, intake, probes, streams
-from engine.gateway.asgi import Bridge, Front
-from engine.gateway.cold import application
+from engine.gateway import delivering, hot, intake, probes, streams
+from engine.gateway.asgi import Front
+from engine.gateway.cold import Cold
 from engine.gateway.connections import Connections, open_listeners
-from engine.gateway.door import Door, Handler
+from engine.gateway.door import Door, Handler, OpenHandler
 from engine.gateway.plain import Shared
 from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.settings import GatewaySettings, head_bytes_max
@@ -39,9 +39,12 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "stream": streams.stream,
     "events": streams.events,
     "runs_batch": intake.runs_batch,
+}
+OPEN_HANDLERS: Final[Mapping[str, OpenHandler]] = {
     "healthz": probes.healthz,
     "readyz": probes.readyz,
     "metrics": probes.metrics,
+    "webhook": delivering.webhook,
 }
 _log: Final = logging.getLogger(__name__)
 _KEEP_ALIVE_REQUESTS_MAX: Final = 1_000_000_000
@@ -65,19 +68,19 @@ async def serve(
 ) -> None:
     """Serves until `stop` is set; `task_status` is told the address, with the port that was given
     when 0 was asked for."""
+    cold = Cold()
     door = Door(
         handle,
         authenticate,
         clock=clock,
         settings=settings,
-        handlers=HANDLERS,
+        handlers={**HANDLERS, **cold.handlers},
+        open_handlers={**OPEN_HANDLERS, **cold.open_handlers},
         readiness=readiness,
         more_metrics=more_metrics,
     )
-    rest: Any = application(door)  # its types say the same of ASGI in other words
-    bridge = Bridge(rest, body_bytes_max=settings.body_bytes_max)
-    shared = Shared(settings, clock, door.answer, bridge)
-    hypercorn = Hypercorn(Front(door, rest), settings)
+    shared = Shared(settings, clock, door.answer, door.bodies)
+    hypercorn = Hypercorn(Front(door), settings)
     connections = Connections(shared, door.metrics, hypercorn.serve, tls)
     listeners = await open_listeners(host, port)
     try:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import JournalBusy
 from engine.base.ids import RunId
+from engine.gateway.bodies import Bodies
 from engine.gateway.exchange import Exchange
 from engine.gateway.intake import LineReader
 from engine.gateway.settings import batch_chunk_starts_max
@@ -157,7 +158,7 @@ class Pieces(Exchange):
     """A body in pieces as a network would cut it."""
 
     def __init__(self, pieces: list[bytes]) -> None:
-        super().__init__("POST", PATH, "", {}, None)
+        super().__init__("POST", PATH, "", {}, None, Bodies(bytes_max=1))
         self._pieces = [piece for piece in pieces if piece]
 
     async def read(self, bytes_max: int) -> bytes:

@@ -10,7 +10,7 @@ from engine.base.errors import EngineError
 from engine.gateway import problems
 from engine.gateway.problems import STATUS_OF_CODE
 from tests.gateway.client import Answer
-from tests.gateway.conftest import REFUSED_KEY, Connect, RunningGateway, running
+from tests.gateway.conftest import OTHER_KEY, REFUSED_KEY, Connect, RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD
 
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -292,8 +292,8 @@ async def test_who_comes_too_often_is_told_when_to_come_again() -> None:
         assert [answer.status for answer in answers] == [200, 200, 429]
         check_problem(answers[2], 429, "rate_limited")
         assert answers[2].headers["retry-after"] == "2"
-        # Another key has its own, and machines that probe are never refused.
-        assert (await client.get("/v1/runs", X_API_Key="sk_more")).status == 200
+        # Another tenant has its own, and machines that probe are never refused.
+        assert (await client.get("/v1/runs", X_API_Key=OTHER_KEY)).status == 200
         assert (await client.get("/healthz")).status == 200
         gateway.clock.advance_us(2_000_000)
         assert (await client.post(RUN_ECHO)).status == 200
