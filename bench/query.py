@@ -26,6 +26,7 @@ from bench.lake import (
 )
 from bench.static_store import StaticStore, static_store
 from engine.archive.archive import open_archive
+from engine.archive.interchange import stream_of
 from engine.archive.snapshot import TenantSnapshot
 from engine.archive.tenant import TenantArchive
 from engine.base.ids import TenantId, parse_run_id
@@ -36,7 +37,7 @@ from engine.journal.tenants import open_journal
 from engine.model.query import AnalyticsFilter, Window
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, RunPage
-from engine.query.pool import QueryPool
+from engine.query.pool import open_pool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 
@@ -68,9 +69,8 @@ class _Asking:
 
     @asynccontextmanager
     async def tier(self) -> AsyncIterator[QueryTier]:
-        pool = QueryPool(QuerySettings(), self._access)
-        yield QueryTier(pool, QuerySettings(), self._unreadable)
-        await pool.aclose()
+        async with open_pool(QuerySettings(), self._access) as pool:
+            yield QueryTier(pool, QuerySettings(), self._unreadable, stream_of)
 
     async def cold(self, ask: Question) -> tuple[float, int]:
         """The median in ms, and the requests of one."""

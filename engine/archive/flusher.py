@@ -165,7 +165,7 @@ async def _complete(archive: TenantArchive, plan: Batch) -> list[Batch]:
     with batch_folder(archive, plan) as folder:
         files = await archive.in_thread(_build, archive, plan, folder, refused)
         for run, error in refused.items():
-            archive.refused[run] = error.message
+            archive.refuse(run, error)
         kept = [one for one in ended_of(plan.hot) if RunId(one[8:]) not in refused]
         if not kept:
             await archive.manifest.write([], removed=[plan.batch_id])

@@ -6,9 +6,8 @@ Not an object of the archive: those are written by `parquet.py`, in their own la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,31 +15,13 @@ import pyarrow.parquet as pq
 _UNFINISHED: Final = ".unfinished"
 
 
-def write_stream(reader: object, rows_max: int, bytes_max: int) -> tuple[bytes, bool]:
-    """The batches of a RecordBatchReader as an IPC stream, and whether something was left out. It
-    may have one batch more than so many bytes."""
-    assert isinstance(reader, pa.RecordBatchReader)
+def stream_of(table: object) -> list[bytes]:
+    """The rows of an Arrow table as an IPC stream, in one piece."""
+    assert isinstance(table, pa.Table)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, reader.schema) as writer:
-        is_truncated = _write_some(writer, reader, rows_max, lambda: sink.tell() > bytes_max)
-    return bytes(sink.getvalue()), is_truncated
-
-
-def _write_some(
-    writer: Any, batches: Iterable[Any], rows_max: int, is_full: Callable[[], bool]
-) -> bool:
-    """Whether there was more."""
-    rows_left = rows_max
-    for batch in batches:
-        if batch.num_rows and is_full():
-            return True
-        kept = batch.slice(0, rows_left)
-        if kept.num_rows:
-            writer.write_batch(kept)
-        rows_left -= kept.num_rows
-        if kept.num_rows < batch.num_rows:
-            return True
-    return False
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return [sink.getvalue().to_pybytes()]
 
 
 def arrow_to_parquet(stream: bytes, path: Path) -> None:

@@ -7,6 +7,7 @@ beside the event loop. Knows no Parquet and no store.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -34,6 +35,8 @@ _SHARE_MAX: Final = 8
 # over time and not a burst that those feel who come into it.
 _REST_FACTOR: Final = 4
 _REST_US_MAX: Final = 20_000
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -98,6 +101,15 @@ def read_run(run: RunId, values_of: ValuesOf) -> list[bytes]:
     return values
 
 
+def _unforeseen(run: RunId, failure: Exception) -> MalformedRecord:
+    _log.error("run %s cannot be made rows of", run_id_text(run), exc_info=failure)
+    return MalformedRecord(
+        f"run {run_id_text(run)} has values that nobody foresaw ({type(failure).__name__}); it is "
+        "not archived and stays in the hot tier, and the runtime's log says more",
+        run_id=run_id_text(run),
+    )
+
+
 def portions(
     runs: Iterable[RunId],
     values_of: ValuesOf,
@@ -113,6 +125,11 @@ def portions(
             builder.add(run, values)
         except MalformedRecord as error:
             refused(run, error)
+            continue
+        except EngineError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - one run's values are not the others' matter
+            refused(run, _unforeseen(run, failure))
             continue
         pacer.worked(sum(map(len, values)))
         if (

@@ -57,6 +57,8 @@ async def for_each(
         except EngineError as error:
             archive.failed(error)
             answered = answered and not isinstance(error, ArchiveUnreachable)
+        except Exception as failure:  # noqa: BLE001 - one tenant's defect is not the others'
+            archive.failed_unexpectedly(failure)
         finally:
             room.release()
 

@@ -6,6 +6,7 @@ no timing and no SQL.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections import OrderedDict
@@ -35,13 +36,15 @@ from engine.archive.stores import ObjectStore
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import EngineError, JournalClosed
-from engine.base.ids import RUN_ID_BYTES, RunId, RunIdFactory, TenantId
+from engine.base.ids import RUN_ID_BYTES, RunId, RunIdFactory, TenantId, run_id_text
 from engine.config.archive import ArchiveSettings
 from engine.journal.layout import EXPIRY_TAG, FINISHED_TAG, split_expiry_key
 from engine.journal.tenant import TenantJournal
 from engine.model.query import ArchiveStatus, Window
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
 
 _DAY_MS: Final = 86_400_000
 
@@ -204,10 +207,31 @@ class TenantArchive:
         self.progress.reachable = False
         self.progress.last_error = error.message
 
+    def failed_unexpectedly(self, failure: Exception) -> None:
+        """The store may be well; what was to be moved stays where it is, and is tried again."""
+        _log.error("the archive of tenant %s failed", self.tenant_id, exc_info=failure)
+        self.progress.last_error = (
+            f"archiving failed in a way that nobody foresaw ({type(failure).__name__}); what has "
+            "ended stays in the hot tier, and the runtime's log says more"
+        )
+
+    def refuse(self, run: RunId, error: EngineError) -> None:
+        """The run cannot be archived as it is; it stays hot, and the others go on."""
+        self.refused[run] = error.message
+
     def succeeded(self) -> None:
         self.progress.reachable = True
-        self.progress.last_error = ""
+        self.progress.last_error = self._said_of_refused()
         self.progress.last_flush_ms = self.clock.now_ms()
+
+    def _said_of_refused(self) -> str:
+        if not self.refused:
+            return ""
+        run, reason = next(iter(self.refused.items()))
+        return (
+            f"{len(self.refused)} runs cannot be archived and stay in the hot tier, such as "
+            f"{run_id_text(run)}: {reason}"
+        )
 
     # ---- how it is doing ----
 

@@ -103,6 +103,20 @@ class TenantFailed(StorageFailed):
     """Something failed that nobody foresaw, in the work for one tenant: it is stopped, and taken up
     again from its disk, which is well as far as anybody knows."""
 
+    @classmethod
+    def by(cls, failure: BaseException, doing: str) -> TenantFailed:
+        """What callers are told; what it was is the log's, since it may hold anybody's values."""
+        return cls(
+            f"{doing} failed in a way that nobody foresaw ({type(failure).__name__}); the tenant "
+            "goes on from what is on the disk, and the runtime's log says more"
+        )
+
+
+class InternalFailure(EngineError):
+    """A defect of the engine; its log says which."""
+
+    code = "internal_error"
+
 
 class StorageFull(EngineError):
     """No room on the disk. Nothing was acknowledged; writing resumes once there is room."""

@@ -74,6 +74,8 @@ signals_buffered_max: Final = 10_000
 waits_open_max: Final = 10_000
 children_open_max: Final = 20_000
 waits_resolved_per_look_max: Final = 1_000
+# Of the open questions, or of the components, that an error names.
+names_shown_max: Final = 10
 # What a run's state row may hold of each; all of it together fits the row.
 signals_buffered_bytes_max: Final = 1 * MIB
 waits_open_bytes_max: Final = 512 * KIB
@@ -126,8 +128,13 @@ input_bytes_max: Final = 2 * MIB
 dispatch_entries_cached_max: Final = 128
 # When more runs of a tenant wait for a worker, only their ids are kept in memory.
 queued_in_memory_max: Final = 1_000
-# Of the starts of one call that are refused, so many are told which names come close.
-nearest_names_per_call_max: Final = 8
+# Names that come close to one that is not known. Likeness costs up to 0.1 µs for each pair of their
+# characters, so among more names than these, or longer ones, only the beginning counts; and of the
+# starts of one call that are refused, so many are told.
+nearest_names_max: Final = 3
+nearest_names_fuzzy_max: Final = 200
+nearest_names_pairs_max: Final = 64 * KIB
+nearest_names_per_call_max: Final = 1
 lease_ms: Final = 15_000
 
 # Live events (output, progress, logs) that wait for one listener; more than that are dropped.
@@ -172,9 +179,21 @@ stream_outgoing_bytes_max: Final = 64 * MIB
 stream_outgoing_bytes_pause: Final = 4 * MIB
 stream_outgoing_bytes_resume: Final = 1 * MIB
 stream_connections_max: Final = 20_000
+# A machine whose workers all come back at once is done registering them within a second or two.
+stream_strangers_per_peer_max: Final = 1_000
+# A worker opens one stream on a connection, and resets none but that.
+stream_per_connection_at_once_max: Final = 4
+stream_per_connection_max: Final = 20
+stream_resets_max: Final = 3
+# PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
+stream_control_frames_at_once_max: Final = 200
+stream_control_frames_per_s_max: Final = 20
+# Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
+stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000
 # How long a report waits for room in the journal before its worker is told that there is none.
 stream_busy_retries_max: Final = 1_500
+defect_told_ms: Final = 1_000  # how often the log has the whole of a failure at the worker door
 stream_busy_retry_ms: Final = 20
 
 # The archive. A batch is one object of each data set: as many runs, and read in portions of so many
@@ -242,8 +261,24 @@ query_rows_per_fetch: Final = 1_000
 query_unreadable_ms: Final = 60_000
 query_unreadable_files_max: Final = 100
 query_unreadable_kept_max: Final = 10_000
-# How often a cancelled query is told to stop: what it is between two steps of does not hear it.
-query_interrupt_ms: Final = 20
+# Between the engine and a process of queries. A part is read in one go on the event loop.
+query_frame_bytes_max: Final = 64 * MIB
+query_part_bytes_max: Final = 256 * KIB
+# A query that is stopped and does not hear it is ended with its process after this, and one that
+# does has given the process back, with everything that it remembers of the files.
+query_stop_ms: Final = 300
+# The least that a process of queries takes beside its database: the interpreter and its libraries,
+# rows on their way out, and what the database does not count.
+query_process_bytes: Final = 384 * MIB
+query_process_address_bytes: Final = 4_096 * MIB  # mapped, not taken
+query_process_files_max: Final = 4_096
+query_process_cpu_s_max: Final = 24 * 3_600  # of a whole life
+query_process_start_ms: Final = 30_000
+query_process_idle_ms: Final = 120_000  # nobody has asked it anything for so long
+query_retry_after_s_max: Final = 30
+query_watch_ms: Final = 50
+query_niceness: Final = 15
+query_lists_niceness: Final = 5
 # A clock may have been set back by this much between a run's start and its end.
 clock_step_ms_max: Final = 600_000
 

@@ -36,6 +36,7 @@ from engine.gateway.settings import GatewaySettings
 from engine.journal.directory import FORMAT
 from engine.journal.layout import lock_path
 from engine.model.views import ComponentView
+from engine.query.child.confinement import walls_possible
 
 FREE_BYTES_LOW: Final = 1024 * MIB
 SYNC_COUNT: Final = 50
@@ -68,6 +69,7 @@ def examine_machine(
     yield check_free_space(shutil.disk_usage(folder).free, folder)
     yield check_sync(folder)
     yield check_archive(settings.archive, data_dir)
+    yield check_walls(walls_possible())
     yield check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], settings)
     scheme = "https" if settings.tls_certificate else "http"
     with httpx.Client(
@@ -221,6 +223,19 @@ def holder_of(lock: Path) -> str | None:
 
 
 # ---- the process ----
+
+
+def check_walls(possible: Mapping[str, bool]) -> Check:
+    """What the kernel can forbid the processes in which queries run."""
+    missing = [name for name, is_there in possible.items() if not is_there]
+    found = f"queries run behind limits, {', '.join(n for n in possible if possible[n]) or 'alone'}"
+    if missing:
+        advice = (
+            "queries have the limits and the other walls; a kernel of 5.13 or newer, and a "
+            "container that lets them through, has these too"
+        )
+        return Check("query walls", "warn", f"{found}; not {', '.join(missing)}", advice)
+    return Check("query walls", "ok", found)
 
 
 def check_open_files(files_max: int, settings: Settings) -> Check:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from engine.archive.archive import Archive, open_archive
-from engine.archive.interchange import write_stream
+from engine.archive.interchange import stream_of
 from engine.base.clock import Clock, system_clock
 from engine.base.ids import TenantId
 from engine.config.settings import Settings
-from engine.query.pool import QueryPool
+from engine.query.pool import open_pool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from engine.runtime.tiers import Tiers
@@ -25,18 +25,17 @@ _log: Final = logging.getLogger(__name__)
 async def open_tiers(settings: Settings, clock: Clock = system_clock) -> AsyncIterator[Tiers]:
     """Around the engine that they follow: they are there before its first tenant opens and go after
     its last one has closed."""
-    async with open_archive(settings.archive, Path(settings.data_dir), clock) as archive:
-        pool = QueryPool(settings.query, access_of(archive))
+    async with (
+        open_archive(settings.archive, Path(settings.data_dir), clock) as archive,
+        open_pool(settings.query, access_of(archive)) as pool,
+    ):
 
         def report_unreadable(tenant: TenantId, file: str, reason: str) -> None:
             _log.warning("tenant %s: %s cannot be read: %s", tenant, file, reason)
             archive.tenant(tenant).report_unreadable(file, reason)
 
-        query = QueryTier(pool, settings.query, report_unreadable, clock)
-        try:
-            yield Tiers(archive, query, write_stream)
-        finally:
-            await pool.aclose()
+        query = QueryTier(pool, settings.query, report_unreadable, stream_of, clock)
+        yield Tiers(archive, query)
 
 
 def access_of(archive: Archive) -> StoreAccess:

@@ -1,6 +1,6 @@
 """The settings of the query tier: how many databases are kept, and what one query may take.
 
-Knows no DuckDB: `engine/query/pool.py` turns these into its options.
+Knows no DuckDB: `engine/query/child/database.py` turns these into its options.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class QuerySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 8
     running_per_tenant_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 4
+    # Lists have processes of their own, each with the databases of many tenants.
+    lists_running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 3
     waiting_max: Annotated[int, msgspec.Meta(ge=0, le=limits.query_waiting_max)] = 256
     time_limit_ms: Annotated[int, msgspec.Meta(ge=1, le=limits.query_time_limit_ms_max)] = 30_000
     rows_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_rows_max)] = 10_000

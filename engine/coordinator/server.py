@@ -1,8 +1,8 @@
 """The coordinator as a service: listens, lets workers in, and says goodbye when it stops.
 
-Runs in one Trio task, with an asyncio loop inside for grpclib. What grpclib would only log, a
-defect in this process, ends the service instead: memory that a failed handler leaves behind is
-not to be trusted.
+Runs in one Trio task, with an asyncio loop inside for grpclib. A failure that nobody foresaw while
+one stream is served ends that stream; what it may have left half done in a tenant is the runtime's
+to contain. Only what is nobody's stream, a defect of the loop itself, ends the service.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import engine
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.config.coordinator import CoordinatorSettings
+from engine.coordinator.defects import Defects
 from engine.coordinator.http2 import BoundedServer, BytesStream
 from engine.coordinator.liveness import LivenessService
 from engine.coordinator.ports import Authenticate, WorkerDoor
@@ -50,7 +51,10 @@ class Coordinator:
         settings: CoordinatorSettings,
         clock: Clock = system_clock,
     ) -> None:
-        self._around: Final = Surroundings(door, authenticate, clock, settings, engine.__version__)
+        self.defects: Final = Defects(clock)
+        self._around: Final = Surroundings(
+            door, authenticate, clock, settings, engine.__version__, self.defects
+        )
         self._settings: Final = settings
         self._streams: Final[set[WorkerStream]] = set()
         self._stopping = False
@@ -114,9 +118,9 @@ class Coordinator:
         self._streams.add(stream)
         try:
             await stream.run()
-        except Exception as error:
-            self._fail(error)
-            raise
+        except Exception as error:  # noqa: BLE001 - one stream's defect must not end the others
+            self.defects.note(f"serving {stream}", error)
+            stream.cut("the engine failed on what this stream brought, which is a defect")
         finally:
             self._left(stream)
 

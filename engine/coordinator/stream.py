@@ -20,10 +20,11 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, InvalidInput, JournalBusy
+from engine.base.errors import EngineError, InternalFailure, InvalidInput, JournalBusy
 from engine.base.ids import TenantId
 from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator import http2
+from engine.coordinator.defects import Defects
 from engine.coordinator.liveness import Pulse
 from engine.coordinator.outbox import Level, Outbox
 from engine.coordinator.ports import Authenticate, WorkerDoor, WorkerSession
@@ -46,6 +47,10 @@ from engine.wire.rules import check_frame
 
 _log = logging.getLogger(__name__)
 
+_DEFECT: Final = (
+    "the engine failed on what this worker sent, which is a defect; the engine's log has the cause"
+)
+
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What every stream of a coordinator works with."""
@@ -55,6 +60,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     clock: Clock
     settings: CoordinatorSettings
     engine_version: str
+    defects: Defects
 
 
 class WorkerStream:
@@ -168,7 +174,10 @@ class WorkerStream:
         self._sendable.set()
         session, self._session = self._session, None
         if session is not None:
-            session.disconnect()
+            try:
+                session.disconnect()
+            except EngineError as error:  # its tenant has stopped, and holds nothing any more
+                _log.warning("%s left a tenant that has stopped: %s", self, error.message)
 
     # Reading.
 
@@ -185,6 +194,9 @@ class WorkerStream:
             self._refuse(_refusal(error, fatal=True))
         except http2.Disconnected:
             _log.info("lost %s", self)
+        except Exception as failure:  # noqa: BLE001 - one stream's defect ends that stream
+            self._around.defects.note(f"reading from {self}", failure)
+            self._refuse(_refusal(InternalFailure(_DEFECT), fatal=True))
         finally:
             self._end()
 
@@ -237,6 +249,7 @@ class WorkerStream:
             lease_ms=settings.lease_ms,
             engine_version=self._around.engine_version,
         )
+        http2.registered(self._stream)
         self._outbox.push_first(wire.encode(registered))
         self._corked = False
         self._sendable.set()

@@ -10,13 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from engine.base import limits
-from engine.core.state import (
-    BufferedSignal,
-    OpenWait,
-    RunState,
-    signal_bytes,
-    wait_bytes,
-)
+from engine.core.held import BufferedSignal, OpenWait
+from engine.core.state import RunState, signal_bytes, wait_bytes
 from engine.core.transitions import status_after
 from engine.model.payloads import (
     ChildFinished,
@@ -129,7 +124,7 @@ def _wait_created(state: RunState, payload: WaitCreated, _: int) -> None:
     if payload.wait_id in state.waits:
         return
     state.waits_bytes += wait_bytes(payload)
-    state.waits[payload.wait_id] = OpenWait(
+    wait = OpenWait(
         position=payload.position,
         wait_id=payload.wait_id,
         kind=int(payload.kind),
@@ -141,6 +136,7 @@ def _wait_created(state: RunState, payload: WaitCreated, _: int) -> None:
         input_type=payload.input_type,
         options=payload.options,
     )
+    state.waits.put(wait.wait_id, wait)
 
 
 def _wait_resolved(state: RunState, payload: WaitResolved, _: int) -> None:
@@ -148,15 +144,16 @@ def _wait_resolved(state: RunState, payload: WaitResolved, _: int) -> None:
     if wait is not None:
         state.waits_bytes -= wait_bytes(wait)
     if wait is not None and wait.kind == WaitKind.SIGNAL and payload.signal_id:
-        for at, signal in enumerate(state.signals):
-            if signal.signal_id == payload.signal_id:
-                state.signals_bytes -= signal_bytes(signal.name, signal.signal_id, signal.payload)
-                del state.signals[at]
-                break
+        signal = state.signals.pop(payload.signal_id, None)
+        if signal is not None:
+            state.signals_bytes -= signal_bytes(signal.name, payload.signal_id, signal.payload)
 
 
 def _signal_received(state: RunState, payload: SignalReceived, _: int) -> None:
-    state.signals.append(BufferedSignal(payload.name, payload.signal_id, payload.payload))
+    before = state.signals.pop(payload.signal_id, None)
+    if before is not None:
+        state.signals_bytes -= signal_bytes(before.name, payload.signal_id, before.payload)
+    state.signals.put(payload.signal_id, BufferedSignal(payload.name, payload.payload))
     state.signals_bytes += signal_bytes(payload.name, payload.signal_id, payload.payload)
     state.signal_ids.append(payload.signal_id)
     # Bounded: an id older than this many signals may count a second time.

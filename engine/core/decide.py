@@ -7,6 +7,7 @@ the rest after the commit.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -103,7 +104,7 @@ def _lose_lease(state: RunState, command: LoseLease, now_ms: int) -> Decision:
 
 def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
     _refuse_if_ended(state, "be signalled")
-    if command.signal_id in state.signal_ids:
+    if command.signal_id in state.signal_ids or command.signal_id in state.signals:
         return Decision([])  # the same signal twice counts once
     if len(state.signals) >= limits.signals_buffered_max:
         raise LimitExceeded(
@@ -111,12 +112,9 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
             "some first",
             signals=len(state.signals),
         )
-    waiting = [
-        wait
-        for wait in state.waits.values()
-        if wait.kind == WaitKind.SIGNAL and wait.name == command.name
-    ]
-    _check_signal_size(state, command, is_taken=bool(waiting))
+    # The one that was asked for first.
+    _, first = next(state.waits.named(command.name), (None, None))
+    _check_signal_size(state, command, is_taken=first is not None)
     received = SignalReceived(
         signal_id=command.signal_id,
         name=command.name,
@@ -124,8 +122,7 @@ def _signal(state: RunState, command: SendSignal, now_ms: int) -> Decision:
         sender=command.sender,
     )
     decision = Decision([Entry(RecordKind.SIGNAL_RECEIVED, received)])
-    if waiting:
-        first = waiting[0]  # the one that was asked for first
+    if first is not None:
         resolve(
             state,
             decision,
@@ -166,10 +163,12 @@ def _resolve_wait(state: RunState, command: ResolveWait, now_ms: int) -> Decisio
         )
     wait = state.waits.get(command.wait_id)
     if wait is None or wait.kind != WaitKind.USER:
-        open_ids = [w.wait_id for w in state.waits.values() if w.kind == WaitKind.USER]
+        questions = (w.wait_id for w in state.waits.values() if w.kind == WaitKind.USER)
+        open_ids = [*itertools.islice(questions, limits.names_shown_max + 1)]
+        shown = ", ".join(open_ids[: limits.names_shown_max]) or "none"
+        more = " and more" if len(open_ids) > limits.names_shown_max else ""
         raise UnknownWait(
-            f"the run asks no open question {command.wait_id!r}; open are "
-            f"{', '.join(open_ids) or 'none'}",
+            f"the run asks no open question {command.wait_id!r}; open are {shown}{more}",
             wait_id=command.wait_id,
         )
     decision = Decision([])
@@ -181,9 +180,8 @@ def _time_has_come(state: RunState, command: TimeHasCome, now_ms: int) -> Decisi
     decision = Decision([])
     if state.is_terminal:
         return decision
-    over = [wait for wait in state.waits.values() if 0 < wait.due_ms <= now_ms]
-    over.sort(key=lambda wait: (wait.due_ms, wait.position))
-    for wait in over[: limits.waits_resolved_per_look_max]:
+    over, is_more_over = state.waits.over(now_ms)
+    for wait in over:
         timed_out = wait.kind != WaitKind.TIMER
         resolve(
             state,
@@ -194,7 +192,6 @@ def _time_has_come(state: RunState, command: TimeHasCome, now_ms: int) -> Decisi
         )
     if state.begins_at_ms is not None and state.begins_at_ms <= now_ms:
         decision.bookkeeping.append(effects.Enqueue(state.run_id))
-    is_more_over = len(over) > limits.waits_resolved_per_look_max
     due_ms = now_ms if is_more_over else state.next_due_ms(after_ms=now_ms)
     if due_ms is not None:
         decision.bookkeeping.append(effects.SetTimer(state.run_id, due_ms))

@@ -8,12 +8,14 @@ question about shared state.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from engine.base import limits
 from engine.base.errors import LimitExceeded, MalformedRecord
+from engine.core.held import BufferedSignal, OpenWait
 from engine.core.shared import asks_shared, decide_shared
-from engine.core.state import OpenWait, RunState, text_bytes, wait_bytes
+from engine.core.state import RunState, text_bytes, wait_bytes
 from engine.core.values import Decision, Entry, end_run, resolve
 from engine.model import effects
 from engine.model.commands import Report, ReportedEntry
@@ -30,7 +32,6 @@ from engine.model.payloads import (
     WaitCreated,
     WaitKind,
     WaitOutcome,
-    WaitResolved,
 )
 from engine.model.records import RecordKind
 from engine.model.retry import GiveUp, decide_retry
@@ -143,16 +144,13 @@ def _wait_created(
     decision: Decision,
     reported: ReportedEntry,
     now_ms: int,
-    resolved_meanwhile: frozenset[str],
+    resolved_meanwhile: AbstractSet[str],
 ) -> None:
     payload = reported.payload
     assert isinstance(payload, WaitCreated)
     # A worker asks and, when it has nothing else to do, parks on the same wait: once is enough, and
     # what has come for it is not to be taken twice.
-    is_over = payload.wait_id in resolved_meanwhile or any(
-        isinstance(entry.payload, WaitResolved) and entry.payload.wait_id == payload.wait_id
-        for entry in decision.entries
-    )
+    is_over = payload.wait_id in resolved_meanwhile or payload.wait_id in decision.resolved
     if not is_over:
         decision.entries.append(Entry(reported.kind, payload, reported.raw))
         if not _resolve_at_once(state, decision, payload, now_ms) and payload.due_ms:
@@ -164,17 +162,16 @@ def _wait_created(
 def _park(
     state: RunState,
     decision: Decision,
-    resolved_meanwhile: frozenset[str],
+    resolved_meanwhile: AbstractSet[str],
     *,
     is_written: bool,
 ) -> None:
     """The run gives its slot back. It sleeps only if nothing that it waits for has come, be it on
     its way to the worker or in this very report."""
     decision.bookkeeping.append(effects.ReleaseLease(state.run_id, state.lease_epoch))
-    resolved = [entry.kind is RecordKind.WAIT_RESOLVED for entry in decision.entries]
-    if not resolved_meanwhile and not any(resolved):
+    if not resolved_meanwhile and not decision.resolved:
         return
-    if not is_written or not resolved[-1]:
+    if not is_written or decision.entries[-1].kind is not RecordKind.WAIT_RESOLVED:
         # Parked by its last record, or held by nobody without it: either way it has to go on.
         yielded = RunYielded(lease_epoch=state.lease_epoch, reason="a wait was resolved")
         decision.entries.append(Entry(RecordKind.RUN_YIELDED, yielded))
@@ -187,22 +184,17 @@ def _resolve_at_once(
     """What the wait is for may be here already."""
     wait = OpenWait(payload.position, payload.wait_id, int(payload.kind), payload.name)
     if payload.kind == WaitKind.SIGNAL:
-        taken = {
-            entry.payload.signal_id
-            for entry in decision.entries
-            if isinstance(entry.payload, WaitResolved)
-        }
-        for signal in state.signals:
-            if signal.name == payload.name and signal.signal_id not in taken:
-                resolve(
-                    state,
-                    decision,
-                    wait,
-                    WaitOutcome.SIGNALLED,
-                    value=signal.payload,
-                    signal_id=signal.signal_id,
-                )
-                return True
+        signal_id, signal = _next_signal(state, decision, payload.name)
+        if signal is not None:
+            resolve(
+                state,
+                decision,
+                wait,
+                WaitOutcome.SIGNALLED,
+                value=signal.payload,
+                signal_id=signal_id,
+            )
+            return True
     if payload.kind == WaitKind.CHILD and not _is_child_open(state, decision, payload.position):
         resolve(state, decision, wait, WaitOutcome.CHILD_FINISHED)
         return True
@@ -219,18 +211,27 @@ def _resolve_at_once(
     return False
 
 
+def _next_signal(
+    state: RunState, decision: Decision, name: str
+) -> tuple[str, BufferedSignal] | tuple[str, None]:
+    """The first of this name that has come and that no wait of this report has taken."""
+    left = decision.signals_left.get(name)
+    if left is None:
+        left = decision.signals_left[name] = state.signals.named(name)
+    return next(left, ("", None))
+
+
 def _is_child_open(state: RunState, decision: Decision, position: int) -> bool:
     """Started and not ended; it may be this very report that starts it."""
-    return position in state.children or any(
-        isinstance(entry.payload, ChildStarted) and entry.payload.position == position
-        for entry in decision.entries
-    )
+    return position in state.children or position in decision.children
 
 
 def _child_started(state: RunState, decision: Decision, reported: ReportedEntry) -> None:
     payload = reported.payload
     assert isinstance(payload, ChildStarted)
-    if payload.mode == ChildMode.JOIN and len(state.children) >= limits.children_open_max:
+    decision.children.add(payload.position)
+    children = len(state.children) + len(decision.children)
+    if payload.mode == ChildMode.JOIN and children > limits.children_open_max:
         raise LimitExceeded(
             f"a run has at most {limits.children_open_max} open children; join some first",
             children=len(state.children),

@@ -7,36 +7,24 @@ fact of the running process (`runtime`), only its epoch is of the run.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from engine.base import limits
 from engine.base.errors import MalformedRecord
+from engine.core.held import BufferedSignal, BufferedSignals, OpenWait, OpenWaits
 from engine.model.payloads import WaitCreated
 from engine.model.retry import DEFAULT_RULE, RetryRule
 from engine.model.runs import RunStatus
 
-
-class OpenWait(msgspec.Struct, array_like=True):
-    """Something the run waits for and that has not come."""
-
-    position: int
-    wait_id: str
-    kind: int
-    name: str = ""
-    due_ms: int = 0
-    has_default: bool = False
-    default: bytes = b""
-    question: str = ""
-    input_type: str = ""
-    options: tuple[str, ...] = ()
-
-
-class BufferedSignal(msgspec.Struct, array_like=True):
-    """A signal that came before its wait."""
-
-    name: str
-    signal_id: str
-    payload: bytes
+# What is decoded is a plain dict; `__post_init__` makes of it what it is declared to be.
+if TYPE_CHECKING:
+    WaitsById = OpenWaits
+    SignalsById = BufferedSignals
+else:
+    WaitsById = dict[str, OpenWait]
+    SignalsById = dict[str, BufferedSignal]
 
 
 class RunState(msgspec.Struct, array_like=True):
@@ -65,8 +53,8 @@ class RunState(msgspec.Struct, array_like=True):
     start_at_ms: int = 0
     retry: RetryRule = DEFAULT_RULE
     retry_at_ms: int = 0
-    waits: dict[str, OpenWait] = msgspec.field(default_factory=dict)
-    signals: list[BufferedSignal] = msgspec.field(default_factory=list)
+    waits: WaitsById = msgspec.field(default_factory=OpenWaits)
+    signals: SignalsById = msgspec.field(default_factory=BufferedSignals)
     signal_ids: list[str] = msgspec.field(default_factory=list)
     # Joined children that have not ended: position -> run id.
     children: dict[int, bytes] = msgspec.field(default_factory=dict)
@@ -84,6 +72,12 @@ class RunState(msgspec.Struct, array_like=True):
     signals_bytes: int = 0
     waits_bytes: int = 0
     tags: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if type(self.waits) is dict:
+            self.waits = OpenWaits(self.waits)
+        if type(self.signals) is dict:
+            self.signals = BufferedSignals(self.signals)
 
     @property
     def is_terminal(self) -> bool:
@@ -106,11 +100,11 @@ class RunState(msgspec.Struct, array_like=True):
     def next_due_ms(self, after_ms: int = -1) -> int | None:
         """When time alone will change something about this run: its start, its next attempt, or
         one of its waits, which go on while it backs off."""
-        due = [wait.due_ms for wait in self.waits.values() if wait.due_ms > max(after_ms, 0)]
+        due_ms = self.waits.next_due_ms(after_ms)
         begins_at_ms = self.begins_at_ms
-        if begins_at_ms is not None and begins_at_ms > after_ms:
-            due.append(begins_at_ms)
-        return min(due, default=None)
+        if begins_at_ms is None or begins_at_ms <= after_ms:
+            return due_ms
+        return begins_at_ms if due_ms is None else min(due_ms, begins_at_ms)
 
 
 def wait_bytes(wait: OpenWait | WaitCreated) -> int:

@@ -4,8 +4,10 @@ ending a run."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
-from engine.core.state import OpenWait, RunState
+from engine.core.held import BufferedSignal, OpenWait
+from engine.core.state import RunState
 from engine.model import effects
 from engine.model.effects import Effect
 from engine.model.payloads import Error, Payload, WaitOutcome, WaitResolved
@@ -27,6 +29,13 @@ class Decision:
     entries: list[Entry]
     bookkeeping: list[Effect] = dataclasses.field(default_factory=list)
     after_commit: list[Effect] = dataclasses.field(default_factory=list)
+    # What stands in the entries, for whoever would have to look through all of them for it.
+    resolved: set[str] = dataclasses.field(default_factory=set)  # by wait id
+    children: set[int] = dataclasses.field(default_factory=set)  # by position
+    # Of each name: the signals that no wait of this decision has taken.
+    signals_left: dict[str, Iterator[tuple[str, BufferedSignal]]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def resolve(
@@ -41,7 +50,8 @@ def resolve(
 ) -> None:
     """The wait is over. A parked run becomes able to move; a held one hears of it."""
     was_parked = state.status is RunStatus.WAITING
-    already = any(entry.kind is RecordKind.WAIT_RESOLVED for entry in decision.entries)
+    already = bool(decision.resolved)
+    decision.resolved.add(wait.wait_id)
     decision.entries.append(
         Entry(
             RecordKind.WAIT_RESOLVED,

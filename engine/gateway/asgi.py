@@ -4,7 +4,8 @@ the door like any other."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Final
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -24,9 +25,15 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+# Under which the state of a connection holds what watches it.
+CONNECTION: Final = "engine.connection"
 _NO_WEBSOCKET: Final = problem_response(
     MalformedRequest("there are no WebSockets here; GET /v1/runs/{run_id}/events streams a run")
 )
+
+
+class Watcher(Protocol):
+    def serving(self, exchange: Exchange, /) -> AbstractContextManager[None]: ...
 
 
 class Front:
@@ -41,10 +48,12 @@ class Front:
             return
         assert scope["type"] == "http", scope["type"]
         exchange = AsgiExchange(scope, receive, send, self._door)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(exchange.watch, nursery.cancel_scope)
-            await self._answer(exchange)
-            nursery.cancel_scope.cancel()
+        watcher: Watcher = scope["state"][CONNECTION]
+        with watcher.serving(exchange):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(exchange.watch, nursery.cancel_scope)
+                await self._answer(exchange)
+                nursery.cancel_scope.cancel()
 
     async def _answer(self, exchange: AsgiExchange) -> None:
         try:

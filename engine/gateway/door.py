@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, RateLimited
+from engine.base.errors import EngineError, InternalFailure, RateLimited
 from engine.base.ids import DeploymentId, deployment_id
 from engine.gateway import routes
 from engine.gateway.admission import InFlight, TokenBuckets
@@ -21,7 +21,6 @@ from engine.gateway.exchange import Disconnected, Exchange, Response
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.problems import (
-    InternalFailure,
     MalformedRequest,
     MethodNotAllowed,
     UnknownRoute,
@@ -147,6 +146,7 @@ class Door:
                 response = await self._open_handlers[name](self, exchange, found.parameters)
             else:
                 context = self.admit(exchange.headers, exchange.peer)
+                exchange.is_admitted = True
                 exchange.payers = ((context.tenant_id, bodies_share_bytes_max),)
                 response = await self._handlers[name](self, context, exchange, found.parameters)
         except EngineError as error:

@@ -64,7 +64,17 @@ class Room(Protocol):
 class Exchange(abc.ABC):
     """`path` is as it was sent, percent-encoding included; header names are in lower case."""
 
-    __slots__ = ("_room", "headers", "is_begun", "method", "path", "payers", "peer", "query")
+    __slots__ = (
+        "_room",
+        "headers",
+        "is_admitted",
+        "is_begun",
+        "method",
+        "path",
+        "payers",
+        "peer",
+        "query",
+    )
 
     def __init__(
         self,
@@ -81,6 +91,7 @@ class Exchange(abc.ABC):
         self.headers = headers
         self.peer = peer
         self.is_begun = False  # the status has been sent: it is too late for a problem document
+        self.is_admitted = False  # it is known who asks, by a key
         self.payers: Sequence[Payer] = ()  # on whose account its body is, once that is settled
         self._room = room
 

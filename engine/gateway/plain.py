@@ -11,6 +11,7 @@ each `is_overdue` and `is_forsaken`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import socket
@@ -78,13 +79,24 @@ class Shared:
         self.is_stopping = False
 
 
+class Successor(Protocol):
+    """What knows of a connection that is not plain whether to go on with it."""
+
+    def is_overdue(self, now: float, /) -> bool: ...
+
+    @property
+    def may_give_way(self) -> bool: ...
+
+
 class PlainConnection:
     __slots__ = (
         "_busy_since",
         "_deadline",
+        "_exchange",
         "_last_head",
         "_last_head_bytes",
         "buffer",
+        "handed_over",
         "peer",
         "scope",
         "shared",
@@ -99,6 +111,8 @@ class PlainConnection:
         self.scope = trio.CancelScope()
         self._deadline = math.inf
         self._busy_since = math.inf
+        self._exchange: PlainExchange | None = None  # while it is being answered
+        self.handed_over: Successor | None = None
         # The next request of a connection often begins with the same bytes.
         self._last_head: Head | None = None
         self._last_head_bytes = b""
@@ -112,7 +126,10 @@ class PlainConnection:
                     self._deadline = math.inf  # whoever gets the connection has deadlines too
                     return self.buffer
                 exchange = PlainExchange(self, head)
-                if not await self._exchange(exchange):
+                self._exchange = exchange
+                goes_on = await self._serve_one(exchange)
+                self._exchange = None
+                if not goes_on:
                     return None
             except Disconnected:
                 return None
@@ -125,9 +142,25 @@ class PlainConnection:
         """Between two requests."""
         return self._busy_since == math.inf and not self.buffer
 
+    @property
+    def may_give_way(self) -> bool:
+        """To a new one, when there are too many: nobody whom we know is being answered."""
+        if self.handed_over is not None:
+            return self.handed_over.may_give_way
+        return self._exchange is None or not self._exchange.is_admitted
+
     def is_overdue(self, now: float) -> bool:
         """Too slow in sending a request or in reading an answer, or idle for too long."""
+        if self.handed_over is not None:
+            return self.handed_over.is_overdue(now)
         return now > self._deadline
+
+    def cut_off(self) -> None:
+        if self.handed_over is not None:
+            # Hypercorn sends under a shield; with nowhere to send to it ends at once.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        self.scope.cancel()
 
     def is_forsaken(self, now: float, patience_s: float) -> bool:
         """Its request has been under way for a while, and nobody is there any more to read the
@@ -192,7 +225,7 @@ class PlainConnection:
 
     # ---- answering ----
 
-    async def _exchange(self, exchange: PlainExchange) -> bool:
+    async def _serve_one(self, exchange: PlainExchange) -> bool:
         """Whether the connection can go on."""
         self._deadline = math.inf
         self._busy_since = trio.current_time()

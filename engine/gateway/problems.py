@@ -75,12 +75,6 @@ class NotReady(EngineError):
     code = "not_ready"
 
 
-class InternalFailure(EngineError):
-    """A defect of the engine; its log says which."""
-
-    code = "internal_error"
-
-
 STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
     {
         "address_in_use": 500,

@@ -6,13 +6,13 @@ is decided below: this file knows no SQL. A client that leaves cancels its view,
 
 from __future__ import annotations
 
-import difflib
 from typing import Final
 
 import msgspec
 
 from engine.base.errors import InvalidInput
 from engine.base.moments import HOW_TO_WRITE, moment_ms
+from engine.base.nearest import nearest_names
 from engine.gateway import answers, reading, shapes, tables
 from engine.gateway.asked import Asked
 from engine.gateway.door import Door
@@ -98,7 +98,7 @@ async def analytics(door: Door, context: RequestContext, asked: Asked) -> Respon
 
 
 def _unknown(name: str) -> UnknownAnalysis:
-    near = difflib.get_close_matches(name.lower(), ANALYTICS)
+    near = nearest_names(name.lower(), sorted(ANALYTICS))
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ANALYTICS)}"
     return UnknownAnalysis(
         f"there are no analytics {name[:64]!r}; {hint}", nearest=near or list(ANALYTICS)

@@ -13,6 +13,7 @@ import msgspec
 from engine.base.limits import KIB, MIB, input_bytes_max, name_length_max
 
 head_bytes_max: Final = 16 * KIB  # of a request; Hypercorn's h11 is told the same
+http2_streams_max: Final = 16  # open at once on a connection; the answers of all may wait in memory
 query_parameters_max: Final = 64
 tags_max: Final = 64
 tag_bytes_max: Final = 512
@@ -76,6 +77,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     batch_body_bytes_max: Positive = 64 * MIB
     batch_lines_max: Positive = 100_000
     connections_max: Positive = 10_000
+    # From one address; 0: half of all. Behind a proxy everybody comes from one.
+    connections_per_peer_max: Annotated[int, msgspec.Meta(ge=0)] = 0
     keep_alive_s: Seconds = 75.0
     read_stall_s_max: Seconds = 30.0  # a request that was begun has to go on
     write_stall_s_max: Seconds = 60.0  # and so has a reader of an answer

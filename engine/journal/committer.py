@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -22,11 +23,13 @@ import trio
 
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, JournalClosed
+from engine.base.errors import EngineError, JournalClosed, TenantFailed
 from engine.ext.append import PendingBatch, PendingQueue, SegmentHead
 from engine.journal.faults import StoreStalled
 from engine.journal.lanes import InlineEstimate, Lane, LoopBudget, choose_lane
 from engine.journal.threads import CommitChain, CommitJob, CommitThreads
+
+_log = logging.getLogger(__name__)
 
 
 class Durability(enum.StrEnum):
@@ -221,6 +224,9 @@ class Committer:
         except EngineError as error:
             self._stop(error, [batch])
             return
+        except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
+            self._stop(_unforeseen(failure), [batch])
+            return
         if is_durable:
             self._finish(batch)  # not in the `try`: an effect that fails is no failed commit
             return
@@ -319,7 +325,13 @@ def wake_tail(head: SegmentHead) -> None:
 
 
 def _storage_error(result: outcome.Error) -> EngineError:
-    """The typed error that a commit failed with; anything else is a defect and goes up."""
+    """The typed error that a commit failed with; anything else is a defect, and stops the tenant
+    as well: nobody can say what of the batch is on the disk before it is read again."""
     if isinstance(result.error, EngineError):
         return result.error
-    raise result.error
+    return _unforeseen(result.error)
+
+
+def _unforeseen(failure: BaseException) -> TenantFailed:
+    _log.error("a commit failed", exc_info=failure)
+    return TenantFailed.by(failure, "a commit")

@@ -4,6 +4,7 @@ named refusal; a command by itself changes nothing."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -47,7 +48,7 @@ class Report(Command, frozen=True, kw_only=True):
     entries: tuple[ReportedEntry, ...]
     # Waits that the engine resolved since the worker got the run. The worker may not have heard:
     # a park that crosses such a resolution on the wire must not put the run to sleep.
-    resolved_meanwhile: frozenset[str] = frozenset()
+    resolved_meanwhile: AbstractSet[str] = frozenset()
     # What the report asks about: scope and name -> how it is now. The scope's key is the run's.
     shared: Mapping[tuple[int, str], SharedValue] = msgspec.field(default_factory=dict)
 

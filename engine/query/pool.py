@@ -1,366 +1,311 @@
-"""The one importer of DuckDB: a bounded set of locked databases, one per tenant.
+"""The processes of queries: begun when there is something to ask, kept while they are asked, ended
+at a limit. One that has served a tenant never serves another. Lists have processes and a line of
+their own: they carry out SQL of ours alone, with what users say as bound parameters, so they may
+hold many tenants' databases, and no query is before them.
 
-A database may read its tenant's directories and nothing else, and nobody can change that any more
-once it is open, not even we. Queries of one tenant are connections of one database: each has its
-own temporary views and is interrupted alone. Knows no HTTP and no rule of what a query may be.
+Ends what takes more memory than it may, whatever the process itself believes. Knows no SQL.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import shutil
 import tempfile
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from importlib import resources
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-import certifi
-import duckdb
+import msgspec
 import trio
 
 from engine.base import limits
-from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryBusy, QueryTimeout
+from engine.base.clock import Clock, system_clock
+from engine.base.errors import EngineError, QueryBusy, QueryTimeout
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
-from engine.query import failures
-from engine.query.interrupting import in_thread
+from engine.query import messages, process
 from engine.query.ports import StoreAccess
-from engine.query.statements import Parsed, too_wide
+from engine.query.process import Answered, Hot, QueryProcess
+from engine.query.turns import Shares, Turns
 
 _log: Final = logging.getLogger(__name__)
-Result = TypeVar("Result")
-Parameters = Sequence[object] | dict[str, object]  # by position, or by name
 
 
 class PoolStatistics(NamedTuple):
-    open: int
+    open: int  # processes
     running: int
     waiting: int
     opened: int  # since the start
 
 
-class Selected:
-    """The answer of a SELECT that has not been fetched yet."""
+class Lane:
+    """Processes of one kind, and the line before them."""
 
-    def __init__(self, session: Session, relation: duckdb.DuckDBPyRelation) -> None:
-        self._session = session
-        self._relation = relation
-        self.columns: Final = tuple(relation.columns)
-        # Of each column the family of its type and its full name: ("decimal", "DECIMAL(18,3)").
-        self.types: Final = tuple((one.id, str(one)) for one in relation.types)
+    def __init__(self, prepared: messages.Prepare, shares: Shares, processes_max: int) -> None:
+        self.prepared: Final = prepared
+        self.turns: Final = Turns(shares)
+        self.processes_max: Final = processes_max
+        self.processes: set[QueryProcess] = set()
+        self.idle: list[QueryProcess] = []  # used last comes last
 
-    def rows(self, projection: str, rows_max: int) -> Iterator[tuple[Any, ...]]:
-        """At most so many rows, projected; begins to run with the first."""
-        with self._session.translated():
-            plain = self._relation.limit(rows_max).project(projection)
-        while True:
-            with self._session.translated():
-                some = plain.fetchmany(limits.query_rows_per_fetch)
-            yield from some
-            if len(some) < limits.query_rows_per_fetch:
-                return
+    @property
+    def is_for_lists(self) -> bool:
+        return self.prepared.is_for_lists
 
-    def reader(self, rows_max: int) -> object:
-        """The same as an Arrow reader. What it raises while it is read is the driver's."""
-        with self._session.translated():
-            return self._relation.limit(rows_max).to_arrow_reader(limits.query_rows_per_fetch)
-
-
-class Session:
-    """One query's connection; used in one thread, interrupted from any."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, access: StoreAccess) -> None:
-        self._connection = connection
-        self._access = access
-        self._is_stopped = False
-
-    def parse(self, sql: str) -> list[Parsed]:
-        with self.translated():
-            statements = self._connection.extract_statements(sql)
-        return [Parsed(one.type.name, len(one.named_parameters)) for one in statements]
-
-    def tree(self, sql: str) -> str:
-        return str(self.execute("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [sql])[0][0])
-
-    def execute(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        with self.translated():
-            return self._connection.execute(sql, parameters).fetchall()
-
-    def select(self, sql: str, parameters: Parameters = ()) -> Selected:
-        with self.translated():
-            relation = self._connection.sql(sql, params=parameters or None)
-        if len(relation.columns) > limits.query_columns_max:
-            raise too_wide(len(relation.columns))
-        return Selected(self, relation)
-
-    def register(self, name: str, table: object) -> None:
-        """The Arrow table as a view of this connection alone."""
-        with self.translated():
-            self._connection.register(name, table)
-
-    def interrupt(self) -> None:
-        self._is_stopped = True
-        self._connection.interrupt()
-
-    def close(self) -> None:
-        self._connection.close()
-
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        if self._is_stopped:
-            raise failures.Interrupted
-        try:
-            yield
-        except duckdb.Error as error:
-            raise failures.translate(type(error).__name__, str(error), self._access) from error
+    def idle_for(self, tenant: TenantId) -> QueryProcess | None:
+        """The one that knows the tenant's files best."""
+        known = [one for one in self.idle if not one.is_ended and one.served == tenant]
+        if not known and self.is_for_lists:
+            known = [one for one in self.idle if not one.is_ended]
+        if not known:
+            return None
+        self.idle.remove(known[-1])
+        return known[-1]
 
 
 class Turn:
-    """A query's time on its tenant's database."""
+    """A process for one question after the other, until it is given back."""
 
-    def __init__(self, session: Session, threads: trio.CapacityLimiter) -> None:
-        self._session = session
-        self._threads = threads
+    def __init__(
+        self, pool: QueryPool, lane: Lane, tenant: TenantId, process: QueryProcess
+    ) -> None:
+        self._pool = pool
+        self._lane = lane
+        self._tenant = tenant
+        self.process = process
 
-    async def run(self, work: Callable[[Session], Result]) -> Result:
-        """What `work` returns, from a thread."""
-        return await in_thread(lambda: work(self._session), self._session.interrupt, self._threads)
+    async def ask(self, request: messages.Request) -> messages.Answer:
+        return (await self.process.ask(request)).answer
 
-
-class _Database:
-    """A tenant's locked DuckDB. Opened by its first user, closed when it is left by the last."""
-
-    def __init__(self, tenant: TenantId) -> None:
-        self.tenant: Final = tenant
-        self.users = 0
-        self.is_retired = False
-        self.opening: Final = trio.Lock()
-        self.connection: duckdb.DuckDBPyConnection | None = None
-        self.scratch: Path | None = None
-
-    def open(self, settings: QuerySettings, access: StoreAccess) -> None:
-        self.scratch = Path(
-            tempfile.mkdtemp(prefix="engine-query-", dir=settings.temporary_directory or None)
-        )
-        try:
-            self.connection = _locked(self.tenant, settings, access, self.scratch)
-        except duckdb.Error as error:
-            self.close()
-            raise ArchiveUnreachable(
-                f"the database for queries cannot be opened: {failures.cleaned(str(error), access)}"
-            ) from error
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
-        if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-def _locked(
-    tenant: TenantId, settings: QuerySettings, access: StoreAccess, scratch: Path
-) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "memory_limit": f"{settings.instance_bytes // limits.KIB}KiB",
-            "threads": str(settings.threads),
-            # DuckDB lets a query read its scratch directory: nobody else's may be in there.
-            "temp_directory": str(scratch),
-            "max_temp_directory_size": f"{settings.temporary_bytes // limits.KIB}KiB",
-            # Otherwise a table's name is looked for among the variables of our Python frames.
-            "python_enable_replacements": "false",
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "allow_community_extensions": "false",
-            "allow_persistent_secrets": "false",
-        },
-    )
-    try:
-        if access.is_s3:
-            _reach_store(connection, settings, access)
-        # GLOBAL: without it most settings are of this connection, and queries run on others.
-        connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        # Objects do not change once they are acknowledged: what was read of them stays right.
-        connection.execute("SET GLOBAL parquet_metadata_cache = true")
-        allowed = ", ".join(_quoted(directory) for directory in access.directories(tenant))
-        connection.execute(f"SET GLOBAL allowed_directories = [{allowed}]")
-        connection.execute("SET GLOBAL enable_external_access = false")
-        connection.execute("SET GLOBAL lock_configuration = true")
-    except duckdb.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _reach_store(
-    connection: duckdb.DuckDBPyConnection, settings: QuerySettings, access: StoreAccess
-) -> None:
-    """A secret and not settings: settings can be read back with SQL."""
-    connection.execute(f"LOAD {_quoted(str(_httpfs()))}")
-    options = {
-        "http_timeout": settings.store_timeout_s,
-        "http_retries": settings.store_retries,
-        "enable_http_metadata_cache": True,  # one HEAD per object and not one per query
-        "httpfs_connection_caching": True,
-        "enable_server_cert_verification": True,
-        "enable_curl_server_cert_verification": True,
-    }
-    for name, value in options.items():
-        connection.execute(f"SET GLOBAL {name} = {value}")
-    # The archive's writer trusts the same ones; where a system keeps its own, DuckDB may not know.
-    trusted = access.ca_file or certifi.where()
-    connection.execute(f"SET GLOBAL ca_cert_file = {_quoted(trusted)}")
-    facts = {
-        "KEY_ID": access.access_key,
-        "SECRET": access.secret_key,
-        "SESSION_TOKEN": access.session_token,
-        "REGION": access.region,
-        # Left out, DuckDB asks AWS in the region; this name would answer with a redirect.
-        "ENDPOINT": "" if access.endpoint == "s3.amazonaws.com" else access.endpoint,
-        "URL_STYLE": "path" if access.path_style else "vhost",
-        "SCOPE": access.root,
-    }
-    said = ", ".join(f"{name} {_quoted(value)}" for name, value in facts.items() if value)
-    connection.execute(f"CREATE SECRET archive (TYPE s3, {said}, USE_SSL {access.secure})")
-
-
-def _httpfs() -> Path:
-    """The signed extension of exactly this DuckDB, out of its wheel."""
-    folder = resources.files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
-    return Path(str(folder / "httpfs.duckdb_extension"))
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    async def read(
+        self,
+        request: messages.Select | messages.ListRuns,
+        hot: Hot | None = None,
+        *,
+        parts_bytes_max: int = 0,
+    ) -> Answered:
+        """What reads files."""
+        self.process = await self._pool.fitting(self._lane, self._tenant, self.process)
+        return await self.process.ask(request, hot, parts_bytes_max=parts_bytes_max)
 
 
 class QueryPool:
-    """Runs work on a tenant's database, some at a time, each in a thread of its own."""
-
-    def __init__(self, settings: QuerySettings, access: StoreAccess) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: QuerySettings,
+        access: StoreAccess,
+        nursery: trio.Nursery,
+        scratch: Path,
+        clock: Clock = system_clock,
+    ) -> None:
         self.access: Final = access
-        self._databases: OrderedDict[TenantId, _Database] = OrderedDict()  # used last comes last
-        self._running = trio.Semaphore(settings.running_max)
-        self._lanes: dict[TenantId, tuple[trio.Semaphore, list[int]]] = {}
-        # Two more, so that opening and closing never wait for a query.
-        self._threads = trio.CapacityLimiter(settings.running_max + 2)
-        self._waiting = 0
-        self._opened = 0
+        self._settings = settings
+        self._nursery = nursery
+        self._scratch = scratch
+        self._clock = clock
+        self._begun = 0
+        self._is_closed = False
+        self._something_runs = trio.Event()
+        self.queries: Final = self._lane(is_for_lists=False)
+        self.lists: Final = self._lane(is_for_lists=True)
 
     def statistics(self) -> PoolStatistics:
-        running = self._settings.running_max - self._running.value
-        return PoolStatistics(len(self._databases), running, self._waiting, self._opened)
+        lanes = (self.queries, self.lists)
+        return PoolStatistics(
+            sum(len(lane.processes) for lane in lanes),
+            sum(lane.turns.running for lane in lanes),
+            sum(lane.turns.waiting for lane in lanes),
+            self._begun,
+        )
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def use(
-        self, tenant: TenantId, *, time_limit_ms: int | None = None
+        self, tenant: TenantId, lane: Lane | None = None, *, time_limit_ms: int | None = None
     ) -> AsyncIterator[Turn]:
-        """A turn on the tenant's database. What runs in it is stopped when the caller is cancelled
-        or the time is over; waiting for the turn does not count."""
+        """A turn with a process that is the tenant's. What runs in it is stopped when the caller is
+        cancelled or the time is over; waiting for the turn does not count."""
+        lane = lane or self.queries
         limit_ms = time_limit_ms or self._settings.time_limit_ms
-        async with self._turn(tenant), self._database(tenant) as database:
-            assert database.connection is not None
-            session = Session(database.connection.cursor(), self.access)
+        async with lane.turns.turn(tenant):
+            self._something_runs.set()
+            turn = Turn(self, lane, tenant, await self._taken(lane, tenant))
             try:
                 with trio.move_on_after(limit_ms / 1_000):
-                    yield Turn(session, self._threads)
+                    yield turn
                     return
-            except failures.DatabaseBroken as error:
-                await self._replace(database)
-                raise InvalidQuery(f"the query broke its database: {error}") from error
             finally:
-                session.close()
+                self._give_back(lane, turn.process)
         raise QueryTimeout(
             f"the query was stopped after {limit_ms} ms; read fewer days (WHERE day >= ...), or "
             "fewer columns",
             time_limit_ms=limit_ms,
         )
 
-    async def aclose(self) -> None:
-        """Closes what is idle; a database in use closes with its last query."""
-        databases = list(self._databases.values())
-        self._databases.clear()
-        for database in databases:
-            database.is_retired = True
-            if not database.users:
-                await self._close(database)
+    def forget(self, tenant: TenantId) -> None:
+        """The tenant's next question goes to a process that remembers nothing of the files."""
+        for lane in (self.queries, self.lists):
+            for one in [one for one in lane.processes if lane.is_for_lists or one.tenant == tenant]:
+                if one in lane.idle:
+                    lane.idle.remove(one)
+                    self._discard(lane, one)
+                else:
+                    one.is_stale = True
 
-    async def retire(self, tenant: TenantId) -> None:
-        """The next query gets a new database, that remembers nothing of the files."""
-        database = self._databases.pop(tenant, None)
-        if database is not None:
-            database.is_retired = True
-            if not database.users:
-                await self._close(database)
+    async def fitting(self, lane: Lane, tenant: TenantId, taken: QueryProcess) -> QueryProcess:
+        """This one, or another, if directories have come since it was shut in with those that
+        were there. To be asked once it is known which files are to be read."""
+        if taken.places == self._places(lane, tenant):
+            return taken
+        self._discard(lane, taken)
+        return await self._new(lane, tenant)
 
-    async def _replace(self, database: _Database) -> None:
-        _log.error("the query database of tenant %s broke and is replaced", database.tenant)
-        if self._databases.get(database.tenant) is database:
-            await self.retire(database.tenant)
+    # ---- processes ----
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, tenant: TenantId) -> AsyncIterator[None]:
-        """A place among this tenant's queries, then one among all: no tenant fills the queue."""
-        if self._waiting >= self._settings.waiting_max and self._is_full(tenant):
-            raise QueryBusy(f"{self._waiting} queries wait already; come again in a second")
-        lane, users = self._lanes.setdefault(
-            tenant, (trio.Semaphore(self._settings.running_per_tenant_max), [0])
-        )
-        users[0] += 1
-        self._waiting += 1
-        is_waiting = True
+    async def _taken(self, lane: Lane, tenant: TenantId) -> QueryProcess:
+        taken = lane.idle_for(tenant) or await self._new(lane, tenant)
+        taken.served = tenant
+        return taken
+
+    async def _new(self, lane: Lane, tenant: TenantId) -> QueryProcess:
+        """There is room for it: no more run at once than there may be."""
+        while len(lane.processes) >= lane.processes_max and lane.idle:
+            self._discard(lane, lane.idle.pop(0))
+        self._begun += 1
+        scratch = self._scratch / f"{self._begun}"
+        begun = process.begin(scratch)
+        begun.places = self._places(lane, tenant)
+        begun.served = tenant
+        lane.processes.add(begun)
         try:
-            async with lane, self._running:
-                self._waiting -= 1
-                is_waiting = False
-                yield
-        finally:
-            self._waiting -= is_waiting
-            users[0] -= 1
-            if not users[0]:
-                del self._lanes[tenant]
+            with trio.fail_after(limits.query_process_start_ms / 1_000):
+                prepared = msgspec.structs.replace(lane.prepared, scratch=str(scratch))
+                await begun.prepare(prepared)
+                await begun.open(None if lane.is_for_lists else tenant)
+        except (EngineError, trio.TooSlowError) as error:
+            self._discard(lane, begun)
+            _log.error("a process of queries could not be begun: %s", error)
+            raise QueryBusy("no process for the query could be begun; come again later") from error
+        except BaseException:
+            self._discard(lane, begun)
+            raise
+        return begun
 
-    def _is_full(self, tenant: TenantId) -> bool:
-        lane = self._lanes.get(tenant)
-        return not self._running.value or (lane is not None and not lane[0].value)
+    def _give_back(self, lane: Lane, taken: QueryProcess) -> None:
+        taken.used_us = self._clock.monotonic_us()
+        if (
+            taken.is_ended
+            or taken.is_stale
+            or self._is_closed
+            or taken.reserved_bytes() > self._kept_bytes_max(lane)
+        ):
+            self._discard(lane, taken)
+        else:
+            lane.idle.append(taken)
 
-    @contextlib.asynccontextmanager
-    async def _database(self, tenant: TenantId) -> AsyncIterator[_Database]:
-        database = self._databases.get(tenant)
-        if database is None:
-            database = self._databases[tenant] = _Database(tenant)
-        self._databases.move_to_end(tenant)
-        database.users += 1
-        try:
-            await self._make_room()
-            async with database.opening:
-                if database.connection is None:
-                    await in_thread(
-                        lambda: database.open(self._settings, self.access),
-                        lambda: None,
-                        self._threads,
-                    )
-                    self._opened += 1
-            yield database
-        finally:
-            database.users -= 1
-            if database.is_retired and not database.users:
-                await self._close(database)
+    def _discard(self, lane: Lane, one: QueryProcess) -> None:
+        one.end()
+        lane.processes.discard(one)
+        self._nursery.start_soon(self._gone, one)
 
-    async def _make_room(self) -> None:
-        """Closes the idle databases that were used longest ago. There is always one to close: no
-        more queries run at once than databases may be open."""
-        while len(self._databases) > self._settings.instances_max:
-            idle = next(one for one in self._databases.values() if not one.users)
-            del self._databases[idle.tenant]
-            await self._close(idle)
-
-    async def _close(self, database: _Database) -> None:
+    async def _gone(self, one: QueryProcess) -> None:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(database.close, limiter=self._threads)
+            await one.aclose()
+            await trio.to_thread.run_sync(shutil.rmtree, one.scratch, True)
+
+    async def watch(self) -> None:
+        """Ends what is too large, and what nobody has asked for long."""
+        while True:
+            running = [
+                (lane, one)
+                for lane in (self.queries, self.lists)
+                for one in lane.processes
+                if one not in lane.idle
+            ]
+            for lane, one in running:
+                if one.taken_bytes() > lane.prepared.data_bytes_max:
+                    _log.warning("a query of tenant %s took too much memory", one.served)
+                    one.end(too_large=True)
+            self._end_the_unused()
+            if running:
+                await trio.sleep(limits.query_watch_ms / 1_000)
+            else:
+                self._something_runs = trio.Event()
+                with trio.move_on_after(limits.query_process_idle_ms / 1_000):
+                    await self._something_runs.wait()
+
+    def _end_the_unused(self) -> None:
+        until_us = self._clock.monotonic_us() - limits.query_process_idle_ms * 1_000
+        for lane in (self.queries, self.lists):
+            for one in [one for one in lane.idle if one.is_ended or one.used_us < until_us]:
+                lane.idle.remove(one)
+                self._discard(lane, one)
+
+    def close(self) -> None:
+        self._is_closed = True
+        for lane in (self.queries, self.lists):
+            lane.idle.clear()
+            for one in list(lane.processes):
+                self._discard(lane, one)
+
+    def _kept_bytes_max(self, lane: Lane) -> int:
+        """Of one that does nothing: its database's part, and the interpreter's."""
+        return lane.prepared.data_bytes_max - limits.query_process_bytes // 2
+
+    def _places(self, lane: Lane, tenant: TenantId) -> tuple[tuple[int, int] | None, ...]:
+        """Which directories are where its files lie: a right to read is one to an inode."""
+        if self.access.is_s3:
+            return ()
+        places = [self.access.root] if lane.is_for_lists else self.access.directories(tenant)
+        return tuple(map(_identity, places))
+
+    def _lane(self, *, is_for_lists: bool) -> Lane:
+        settings = self._settings
+        databases = settings.instances_max if is_for_lists else 1
+        prepared = messages.Prepare(
+            settings=settings,
+            access=self.access,
+            scratch="",
+            niceness=limits.query_lists_niceness if is_for_lists else limits.query_niceness,
+            data_bytes_max=settings.instance_bytes * databases + limits.query_process_bytes,
+            is_for_lists=is_for_lists,
+        )
+        running_max = settings.lists_running_max if is_for_lists else settings.running_max
+        per_tenant = settings.running_per_tenant_max
+        shares = Shares(
+            running_max=running_max,
+            running_per_tenant_max=max(1, running_max // 2) if is_for_lists else per_tenant,
+            waiting_max=settings.waiting_max,
+            waiting_per_tenant_max=max(1, settings.waiting_max // 4),
+            wait_ms_max=settings.time_limit_ms,
+        )
+        return Lane(prepared, shares, running_max if is_for_lists else settings.instances_max)
+
+
+def _identity(place: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@asynccontextmanager
+async def open_pool(
+    settings: QuerySettings, access: StoreAccess, clock: Clock = system_clock
+) -> AsyncIterator[QueryPool]:
+    scratch = Path(
+        tempfile.mkdtemp(prefix="engine-query-", dir=settings.temporary_directory or None)
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            pool = QueryPool(settings, access, nursery, scratch, clock)
+            nursery.start_soon(pool.watch)
+            try:
+                yield pool
+            finally:
+                pool.close()
+                nursery.cancel_scope.cancel()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -47,9 +47,8 @@ class FileList(Protocol):
 SnapshotOf = Callable[[Window], Snapshot]
 ReportUnreadable = Callable[[TenantId, str, str], None]  # tenant, file, reason
 
-# Writes the batches of an Arrow reader as an IPC stream: (reader, rows at most, bytes at most) ->
-# (stream, whether something was left out).
-WriteStream = Callable[[object, int, int], tuple[bytes, bool]]
+# An Arrow table as the pieces of an IPC stream.
+StreamOf = Callable[[object], Sequence[bytes]]
 
 
 class StoreAccess(msgspec.Struct, frozen=True, kw_only=True):

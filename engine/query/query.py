@@ -1,36 +1,41 @@
 """What the runtime asks of the query tier: SQL of users, ready-made analytics, archived runs.
 
-Each answer is made in one turn on the tenant's database: check the statement, take the snapshot on
-the event loop's thread, read in another. Says what it had to leave out. Knows no HTTP.
+Each answer is made by a process of queries in one turn: it checks the statement, the snapshot is
+taken here, the hot rows go there, it reads. Says what it had to leave out. Knows no HTTP, and loads
+no driver.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
+import msgspec
+import trio
+
+from engine.base import limits
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import InvalidInput, InvalidQuery, QueryRefused
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.model.query import ANALYTICS, AnalyticsFilter, ArrowAnswer, QueryAnswer
 from engine.model.views import RunFilter, RunPage
-from engine.query import analytics, listing, values
-from engine.query.pool import Parameters, QueryPool, Selected, Session, Turn
+from engine.query import analytics, listing, messages
+from engine.query.messages import Kind
+from engine.query.pool import QueryPool, Turn
 from engine.query.ports import (
     EVERYTHING,
     FileList,
     ReportUnreadable,
     Snapshot,
     SnapshotOf,
-    WriteStream,
+    StreamOf,
 )
-from engine.query.statements import Checked, check, located
-from engine.query.tables import UnreadableFiles, make_views, without_unreadable
+from engine.query.unreadable import UnreadableFiles
 
 _log: Final = logging.getLogger(__name__)
-Result = TypeVar("Result")
+_OF_THE_VIEW: Final = {"runs": Kind.HOT_RUNS, "steps": Kind.HOT_STEPS}
 
 
 class QueryTier:
@@ -41,13 +46,17 @@ class QueryTier:
         pool: QueryPool,
         settings: QuerySettings,
         report_unreadable: ReportUnreadable,
+        stream_of: StreamOf,
         clock: Clock = system_clock,
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._report_unreadable = report_unreadable
+        self._stream_of = stream_of
         self._clock = clock
         self._unreadable = UnreadableFiles(clock)
+        # Whoever leaves does not wait for the hot rows to be there, and does not free the place.
+        self._building = trio.CapacityLimiter(settings.running_max)
 
     async def run(
         self,
@@ -60,44 +69,24 @@ class QueryTier:
         """The rows of one SELECT over `runs` and `steps`."""
         began_us = self._clock.monotonic_us()
         asked = self._rows_max(rows_max)
-
-        def fetch(selected: Selected) -> QueryAnswer:
-            return _fetched(selected, asked, self._settings.answer_bytes_max)
-
-        async with self._pool.use(tenant) as turn:
-            checked = await self._checked(turn, tenant, sql)
-            snapshot = snapshot_of(EVERYTHING)
-            answer, skipped = await self._select(
-                turn, tenant, snapshot, checked.views, sql, (), fetch
-            )
-        return self._finished(answer, skipped, began_us)
+        selected, parts, skipped = await self._run(tenant, sql, snapshot_of, asked)
+        return await self._answer(selected, parts, skipped, began_us)
 
     async def run_arrow(
         self,
         tenant: TenantId,
         sql: str,
         snapshot_of: SnapshotOf,
-        write_stream: WriteStream,
         *,
         rows_max: int | None = None,
     ) -> ArrowAnswer:
-        """The same as an Arrow IPC stream, which `write_stream` writes."""
+        """The same as an Arrow IPC stream."""
         began_us = self._clock.monotonic_us()
         asked = self._rows_max(rows_max)
-
-        def fetch(selected: Selected) -> tuple[bytes, bool]:
-            # One more than is asked for, so that the writer sees whether there are more.
-            return write_stream(selected.reader(asked + 1), asked, self._settings.answer_bytes_max)
-
-        async with self._pool.use(tenant) as turn:
-            checked = await self._checked(turn, tenant, sql)
-            snapshot = snapshot_of(EVERYTHING)
-            (stream, truncated), skipped = await self._select(
-                turn, tenant, snapshot, checked.views, sql, (), fetch
-            )
+        selected, parts, skipped = await self._run(tenant, sql, snapshot_of, asked, as_arrow=True)
         return ArrowAnswer(
-            stream=stream,
-            truncated=truncated,
+            stream=b"".join(parts),
+            truncated=selected.truncated,
             skipped=skipped,
             elapsed_ms=self._elapsed_ms(began_us),
         )
@@ -114,16 +103,12 @@ class QueryTier:
         began_us = self._clock.monotonic_us()
         asked = self._rows_max(chosen.limit)
         sql, parameters = analytics.statement(name, chosen)
-
-        def fetch(selected: Selected) -> QueryAnswer:
-            return _fetched(selected, asked, self._settings.answer_bytes_max)
-
         async with self._pool.use(tenant) as turn:
             snapshot = snapshot_of(analytics.window(name, chosen))
-            answer, skipped = await self._select(
-                turn, tenant, snapshot, {"runs"}, sql, parameters, fetch
+            selected, parts, skipped = await self._select(
+                turn, tenant, snapshot, {"runs"}, sql, asked, parameters=parameters
             )
-        return self._finished(answer, skipped, began_us)
+        return await self._answer(selected, parts, skipped, began_us)
 
     async def list_runs(
         self, tenant: TenantId, chosen: RunFilter, hot: RunPage, cold: FileList
@@ -134,27 +119,41 @@ class QueryTier:
         if listing.is_answered_by(hot, chosen, files):
             return hot
         unreadable = self._unreadable.among(files)
-        known = set(unreadable)
+        request = messages.ListRuns(
+            tenant=tenant, chosen=chosen, files=files, unreadable=unreadable, hot=hot
+        )
+        async with self._pool.use(tenant, self._pool.lists) as turn:
+            listed = (await turn.read(request)).answer
+        assert isinstance(listed, messages.Listed)
+        await self._report(tenant, listed.unreadable, set(unreadable))
+        return listed.page
 
-        def attempt(session: Session) -> RunPage:
-            readable = [file for file in files if file not in unreadable]
-            return listing.read_page(
-                lambda some: listing.read_views(session, chosen, some), chosen, hot, readable
+    async def _run(
+        self,
+        tenant: TenantId,
+        sql: str,
+        snapshot_of: SnapshotOf,
+        rows_max: int,
+        *,
+        as_arrow: bool = False,
+    ) -> tuple[messages.Selected, Sequence[bytes], tuple[str, ...]]:
+        if len(sql) > limits.query_sql_characters_max:
+            raise InvalidQuery(
+                f"the SQL has {len(sql)} characters, it can have {limits.query_sql_characters_max}"
             )
-
-        def work(session: Session) -> RunPage:
-            return without_unreadable(
-                session, self._pool.access, files, unreadable, lambda: attempt(session)
-            )
-
-        async with self._pool.use(tenant) as turn:
-            page = await turn.run(work)
-        await self._report(tenant, unreadable, known)
-        return page
-
-    async def _checked(self, turn: Turn, tenant: TenantId, sql: str) -> Checked:
         try:
-            return await turn.run(lambda session: check(sql, session.parse, session.tree))
+            async with self._pool.use(tenant) as turn:
+                checked = await turn.ask(messages.Check(sql))
+                assert isinstance(checked, messages.Checked)
+                return await self._select(
+                    turn,
+                    tenant,
+                    snapshot_of(EVERYTHING),
+                    checked.views,
+                    sql,
+                    rows_max,
+                    as_arrow=as_arrow,
+                )
         except QueryRefused as refused:
             self._log_refusal(tenant, refused)
             raise
@@ -164,38 +163,51 @@ class QueryTier:
         turn: Turn,
         tenant: TenantId,
         snapshot: Snapshot,
-        views: set[str] | frozenset[str],
+        views: Collection[str],
         sql: str,
-        parameters: Parameters,
-        fetch: Callable[[Selected], Result],
-    ) -> tuple[Result, tuple[str, ...]]:
-        """What `fetch` makes of the SELECT over the views, and what it went without."""
-        files = [
-            *(snapshot.run_files if "runs" in views else ()),
-            *(snapshot.step_files if "steps" in views else ()),
-        ]
-        unreadable = self._unreadable.among(files)
-        known = set(unreadable)
+        rows_max: int,
+        *,
+        parameters: dict[str, Any] | None = None,
+        as_arrow: bool = False,
+    ) -> tuple[messages.Selected, Sequence[bytes], tuple[str, ...]]:
+        """What the SELECT gives over the views, and what it went without."""
+        run_files = tuple(snapshot.run_files) if "runs" in views else ()
+        step_files = tuple(snapshot.step_files) if "steps" in views else ()
+        unreadable = self._unreadable.among([*run_files, *step_files])
+        request = messages.Select(
+            sql=sql,
+            parameters=parameters,
+            views=tuple(sorted(views)),
+            run_files=run_files,
+            step_files=step_files,
+            unreadable=unreadable,
+            rows_max=rows_max,
+            bytes_max=self._settings.answer_bytes_max,
+            as_arrow=as_arrow,
+        )
+        answered = await turn.read(
+            request,
+            await self._hot(snapshot, views),
+            parts_bytes_max=self._settings.answer_bytes_max + limits.query_frame_bytes_max,
+        )
+        selected = answered.answer
+        assert isinstance(selected, messages.Selected)
+        await self._report(tenant, selected.unreadable, set(unreadable))
+        left_out = snapshot.hot_left_out if views else 0
+        return selected, answered.parts, self._named(selected.unreadable, left_out)
 
-        def attempt(session: Session) -> Result:
-            make_views(session, tenant, snapshot, views, unreadable)
-            try:
-                return fetch(session.select(sql, parameters))
-            except InvalidQuery as error:
-                raise located(error, sql, session.execute) from error
-
-        def work(session: Session) -> Result:
-            return without_unreadable(
-                session, self._pool.access, files, unreadable, lambda: attempt(session)
+    async def _hot(self, snapshot: Snapshot, views: Collection[str]) -> dict[Kind, Sequence[bytes]]:
+        tables = {"runs": snapshot.hot_runs, "steps": snapshot.hot_steps}
+        return {
+            _OF_THE_VIEW[name]: await trio.to_thread.run_sync(
+                _streamed,
+                self._stream_of,
+                tables[name],
+                abandon_on_cancel=True,
+                limiter=self._building,
             )
-
-        try:
-            result = await turn.run(work)
-        except QueryRefused as refused:
-            self._log_refusal(tenant, refused)
-            raise
-        await self._report(tenant, unreadable, known)
-        return result, self._named(unreadable, snapshot.hot_left_out if views else 0)
+            for name in views
+        }
 
     async def _report(
         self, tenant: TenantId, unreadable: Mapping[str, str], known: set[str]
@@ -205,8 +217,8 @@ class QueryTier:
             self._unreadable.add(file, reason)
             self._report_unreadable(tenant, file, reason)
         if found:
-            # The database remembers what it has read of them, and must not once they are mended.
-            await self._pool.retire(tenant)
+            # A process remembers what it has read of them, and must not once they are mended.
+            self._pool.forget(tenant)
 
     def _log_refusal(self, tenant: TenantId, refused: QueryRefused) -> None:
         _log.warning(
@@ -221,14 +233,25 @@ class QueryTier:
             raise InvalidInput(f"{asked} rows at most are none; ask for 1 or more", field="limit")
         return min(asked or self._settings.rows_max, self._settings.rows_max)
 
-    def _finished(
-        self, answer: QueryAnswer, skipped: tuple[str, ...], began_us: int
+    async def _answer(
+        self,
+        selected: messages.Selected,
+        parts: Sequence[bytes],
+        skipped: tuple[str, ...],
+        began_us: int,
     ) -> QueryAnswer:
+        rows: list[tuple[Any, ...]] = []
+        for part in parts:
+            try:
+                rows += messages.decode_rows(part)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise InvalidQuery("the answer is nested too deeply to be shown") from error
+            await trio.lowlevel.checkpoint()
         return QueryAnswer(
-            columns=answer.columns,
-            types=answer.types,
-            rows=answer.rows,
-            truncated=answer.truncated,
+            columns=selected.columns,
+            types=selected.types,
+            rows=tuple(rows),
+            truncated=selected.truncated,
             skipped=skipped,
             elapsed_ms=self._elapsed_ms(began_us),
         )
@@ -246,27 +269,5 @@ class QueryTier:
         return (self._clock.monotonic_us() - began_us) / 1_000
 
 
-def _fetched(selected: Selected, rows_max: int, bytes_max: int) -> QueryAnswer:
-    readers = values.readers(selected.types)
-    rows: list[tuple[Any, ...]] = []
-    room = bytes_max
-    truncated = False
-    for row in _plain_rows(selected, rows_max + 1, readers):
-        room -= sum(map(values.size_of, row))
-        if len(rows) == rows_max or room < 0:
-            truncated = True
-            break
-        rows.append(row)
-    return QueryAnswer(
-        columns=selected.columns,
-        types=tuple(name for _, name in selected.types),
-        rows=tuple(rows),
-        truncated=truncated,
-    )
-
-
-def _plain_rows(
-    selected: Selected, rows_max: int, readers: Sequence[Callable[[Any], Any]]
-) -> Iterator[tuple[Any, ...]]:
-    for row in selected.rows(values.projection(selected.types), rows_max):
-        yield tuple([read(value) for read, value in zip(readers, row, strict=True)])
+def _streamed(stream_of: StreamOf, table: Callable[[], object]) -> Sequence[bytes]:
+    return stream_of(table())

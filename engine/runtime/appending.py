@@ -173,6 +173,26 @@ def deliveries(live: LiveRun, planned: Transition) -> list[Effect]:
     return [effects.Deliver(live.run_id, lease.epoch, planned.first_offset, count)]
 
 
+def note_entries(
+    live: LiveRun,
+    entries: Sequence[Entry],
+    payloads: Sequence[bytes],
+    first_offset: int,
+    now_us: int,
+) -> None:
+    """What a dispatch would send is kept as long as it is one page."""
+    if live.entries is None:
+        return
+    for offset, (entry, payload) in enumerate(zip(entries, payloads, strict=True), first_offset):
+        live.entries.append((entry.kind, payload, offset, now_us))
+        live.entries_bytes += len(payload)
+    if (
+        len(live.entries) > limits.dispatch_entries_cached_max
+        or live.entries_bytes > limits.dispatch_page_bytes_max
+    ):
+        live.entries = None
+
+
 def note_resolved(live: LiveRun, entries: Sequence[Entry]) -> None:
     """The worker that holds the run may not have heard of these yet."""
     if live.lease is not None and live.state.status is RunStatus.RUNNING:

@@ -11,19 +11,17 @@ run is dispatched, and what becomes of the leases of a worker that left, is for 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from engine.base import limits
 from engine.base.errors import DuplicateComponent, LimitExceeded, UnknownComponent
 from engine.base.ids import DeploymentId, RunId, TenantId
+from engine.base.nearest import nearest_names
 from engine.model.runs import ComponentKind
 from engine.model.worker_frames import Component
-
-NEAREST_NAMES_MAX: Final = 3
 
 
 class WorkerPort(Protocol):
@@ -157,12 +155,20 @@ class _Deployment:
         # Remembered after their last worker left, so that a start in the meantime is queued
         # instead of refused. The latest registration is at the end.
         self.known: Final[OrderedDict[str, Component]] = OrderedDict()
+        self._names: list[str] | None = None
         self._crews: Final[dict[frozenset[str], _Crew]] = {}
         self._routes: Final[dict[str, list[_Crew]]] = {}
 
     def workers(self, component: str) -> Iterator[PooledWorker]:
         for crew in self._routes.get(component, ()):
             yield from crew.workers
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What is known, sorted; made when somebody asks after a registration."""
+        if self._names is None:
+            self._names = sorted(self.known)
+        return self._names
 
     def is_served(self, component: str) -> bool:
         return component in self._routes
@@ -203,6 +209,7 @@ class _Deployment:
                 del self._routes[name]
 
     def _remember(self, components: Mapping[str, Component]) -> None:
+        self._names = None
         for name, component in components.items():
             self.known[name] = component
             self.known.move_to_end(name)
@@ -456,16 +463,17 @@ def _unknown_component(
 ) -> UnknownComponent:
     deployments = tenant.deployments if tenant is not None else {}
     here = deployments.get(deployment_id)
-    names = list(here.known) if here is not None else []
-    near = difflib.get_close_matches(name, names, n=NEAREST_NAMES_MAX) if names_nearest else []
-    elsewhere = [known.deployment_id for known in deployments.values() if name in known.known]
+    names = here.names if here is not None else ()
+    near = nearest_names(name, names) if names_nearest else []
+    elsewhere = (known.deployment_id for known in deployments.values() if name in known.known)
+    deployment = next(elsewhere, None) if names_nearest and not near else None
     if near:
         advice = f"did you mean {' or '.join(near)}?"
-    elif elsewhere:
-        advice = f"it is served in deployment {elsewhere[0]!r}: name that one with the start"
+    elif deployment is not None:
+        advice = f"it is served in deployment {deployment!r}: name that one with the start"
     elif names:
-        shown = ", ".join(sorted(names)[:10])
-        advice = f"it has {shown}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        shown, more = names[: limits.names_shown_max], len(names) - limits.names_shown_max
+        advice = f"it has {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
     else:
         advice = "no worker has registered there yet: start one with `engine worker MODULE`"
     return UnknownComponent(

@@ -22,13 +22,14 @@ from engine.base.errors import (
     JournalBusy,
     JournalClosed,
     StorageFull,
+    TenantFailed,
     TenantLimitReached,
 )
 from engine.base.ids import TenantId
 from engine.journal.tenant import TenantJournal
 from engine.journal.tenants import Journal
 from engine.runtime.pools import WorkerPools
-from engine.runtime.tenant import TenantRuntime, unforeseen
+from engine.runtime.tenant import TenantRuntime
 from engine.runtime.timers import Timers
 
 _log: Final = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Roster:
         except Exception as failure:
             _log.exception("tenant %s could not be taken up", tenant)
             await self._give_up(journal)
-            raise unforeseen(failure, "taking up the tenant") from failure
+            raise TenantFailed.by(failure, "taking up the tenant") from failure
         return runtime
 
     async def _give_up(self, journal: TenantJournal) -> None:

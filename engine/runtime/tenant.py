@@ -57,14 +57,6 @@ _log: Final = logging.getLogger(__name__)
 _STILL: Final = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RETRYING})
 
 
-def unforeseen(failure: Exception, doing: str) -> TenantFailed:
-    """What callers are told; what it was stands in the log, since it may hold anybody's values."""
-    return TenantFailed(
-        f"{doing} failed in a way that nobody foresaw ({type(failure).__name__}); the tenant goes "
-        "on from what is on the disk, and the runtime's log says more"
-    )
-
-
 class TenantRuntime:
     def __init__(
         self,
@@ -197,7 +189,21 @@ class TenantRuntime:
         rows: Sequence[tuple[bytes, bytes | None]] = (),
     ) -> None:
         """Decide, apply, append, keep the books. `extra` and `rows` go with the transition. An
-        error means that nothing was changed."""
+        error means that nothing was changed, or that the tenant is stopped."""
+        try:
+            self._carry_out(live, command, extra, rows)
+        except EngineError:
+            raise
+        except Exception as failure:
+            raise self.failed_unexpectedly(failure, f"a {type(command).__name__}") from failure
+
+    def _carry_out(
+        self,
+        live: LiveRun,
+        command: Command,
+        extra: Sequence[Effect],
+        rows: Sequence[tuple[bytes, bytes | None]],
+    ) -> None:
         decision = decide(live.state, command, self.clock.now_ms())
         if decision.entries:
             self._append(live, decision, extra, rows)
@@ -287,18 +293,7 @@ class TenantRuntime:
             self.books.owe([Mingled(live.run_id, live.lease.worker)])
         if live.state.is_terminal:
             live.ending = ending_of(entries[-1].kind, payloads[-1], entries[-1].payload)
-        if live.entries is None:
-            return
-        for offset, (entry, payload) in enumerate(
-            zip(entries, payloads, strict=True), first_offset
-        ):
-            live.entries.append((entry.kind, payload, offset, now_us))
-            live.entries_bytes += len(payload)
-        if (
-            len(live.entries) > limits.dispatch_entries_cached_max
-            or live.entries_bytes > limits.dispatch_page_bytes_max
-        ):
-            live.entries = None
+        appending.note_entries(live, entries, payloads, first_offset, now_us)
 
     def _lose(self, live: LiveRun, error: EngineError) -> None:
         """Somebody else wrote to the run's journal, so what memory knows of the run is not what is
@@ -434,16 +429,18 @@ class TenantRuntime:
         self._forget_everything(error.message)
         self.waiters.fail(error)
 
-    def failed_unexpectedly(self, failure: Exception, doing: str) -> None:
+    def failed_unexpectedly(self, failure: Exception, doing: str) -> EngineError:
         """For whatever works for this tenant and nobody else: a failure that nobody foresaw stops
         the tenant, as damage to its journal does, and no other one. It goes on from the disk, since
-        nobody can say what its memory is worth."""
+        nobody can say what its memory is worth. What came of it, for whoever waits."""
         if isinstance(failure, EngineError):
             _log.error("tenant %s stops: %s", self.tenant_id, failure.message)
             self.journal.committer.stop(failure)
-            return
+            return failure
         _log.error("tenant %s stops: %s failed", self.tenant_id, doing, exc_info=failure)
-        self.journal.committer.stop(unforeseen(failure, doing))
+        told = TenantFailed.by(failure, doing)
+        self.journal.committer.stop(told)
+        return told
 
     def resumed(self) -> None:
         """The journal writes again, from what is on the disk; so does the memory of the runs."""

@@ -8,7 +8,6 @@ tier reads it, the runtime has what is hot. Knows neither Parquet nor SQL.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
 
 import trio
 
@@ -35,18 +34,12 @@ from engine.runtime.live import LiveRun, RunEnded
 from engine.runtime.tenant import TenantRuntime
 
 
-class WriteStream(Protocol):
-    def __call__(self, reader: object, rows_max: int, bytes_max: int) -> tuple[bytes, bool]:
-        """The rows of an Arrow reader as an IPC stream, and whether some were left out."""
-
-
 class Tiers:
     """Follows the engine's tenants (`roster.TenantFollower`), so that what ends is archived."""
 
-    def __init__(self, archive: Archive, query: QueryTier, write_stream: WriteStream) -> None:
+    def __init__(self, archive: Archive, query: QueryTier) -> None:
         self.archive = archive
         self._query = query
-        self._write_stream = write_stream
         # Archived runs that were asked for lately: whoever pages through a journal asks again.
         self._found: OrderedDict[tuple[TenantId, RunId], LiveRun] = OrderedDict()
 
@@ -115,7 +108,6 @@ class Tiers:
             tenant,
             sql,
             lambda window: self._snapshot(tenant, window),
-            self._write_stream,
             rows_max=rows_max,
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from engine.base.ids import RunId, run_id_text
-from engine.core.state import OpenWait, RunState
+from engine.core.held import OpenWait
+from engine.core.state import RunState
 from engine.model.payloads import RunAccepted, WaitKind
 from engine.model.runs import ComponentKind, RunStatus, RunSummary
 from engine.model.views import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from engine.base.ids import DeploymentId, run_id_text
-from engine.core.state import OpenWait
+from engine.core.held import OpenWait
 from engine.model.payloads import WaitKind
 from engine.model.runs import RunStatus
 from engine.runtime.live import LiveRun

@@ -8,8 +8,9 @@ and goes to a worker anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 
 from engine.base import limits
 from engine.base.errors import (
@@ -43,6 +44,29 @@ if TYPE_CHECKING:
 _READ_KINDS: Final = frozenset(RecordKind) - UNREAD_KINDS | {RecordKind.RUN_COMPLETED}
 
 
+_Arguments = ParamSpec("_Arguments")
+
+
+def contained(
+    method: Callable[Concatenate[WorkerSession, _Arguments], None],
+) -> Callable[Concatenate[WorkerSession, _Arguments], None]:
+    """What a worker's frame brings about that nobody foresaw stops the worker's tenant, which goes
+    on from its disk; the other tenants notice nothing."""
+
+    @functools.wraps(method)
+    def call(
+        session: WorkerSession, /, *args: _Arguments.args, **named: _Arguments.kwargs
+    ) -> None:
+        try:
+            method(session, *args, **named)
+        except EngineError:
+            raise
+        except Exception as failure:
+            raise session.failed(failure, method.__name__) from failure
+
+    return call
+
+
 class WorkerSession:
     def __init__(self, tenant: TenantRuntime, worker: PooledWorker) -> None:
         self._tenant = tenant
@@ -54,6 +78,7 @@ class WorkerSession:
     def number(self) -> int:
         return self.worker.number
 
+    @contained
     def report(
         self,
         run_id: bytes,
@@ -78,7 +103,7 @@ class WorkerSession:
             command = Report(
                 lease_epoch=lease_epoch,
                 entries=reported,
-                resolved_meanwhile=frozenset(lease.resolved),
+                resolved_meanwhile=lease.resolved,
                 shared=self._tenant.shared_state.asked_for(live.state, reported),
             )
             self._tenant.check_room()
@@ -98,6 +123,7 @@ class WorkerSession:
         ) as error:
             self._refuse(run, lease_epoch, sequence, error)
 
+    @contained
     def emit(self, run_id: bytes, lease_epoch: int, event: str, data: bytes) -> None:
         """Something for who listens now; from a worker that lost the run it is noise."""
         run = checked_run_id(run_id)
@@ -109,17 +135,21 @@ class WorkerSession:
     def heartbeat(self) -> None:
         """The stream's liveness is the coordinator's; nothing is kept per run."""
 
+    @contained
     def pause(self) -> None:
         self._tenant.pools.pause(self.worker)
 
+    @contained
     def resume(self) -> None:
         self._tenant.pools.resume(self.worker)
         self._tenant.queues.pump_worker(self.worker)
 
+    @contained
     def drain(self) -> None:
         """It finishes what it holds and gets nothing more."""
         self._tenant.pools.drain(self.worker)
 
+    @contained
     def disconnect(self, reason: str = "the worker went away") -> None:
         """The stream has ended: what it held goes back into the queue. Twice is harmless."""
         leases = self._tenant.pools.leave(self.worker)
@@ -127,6 +157,10 @@ class WorkerSession:
             self._tenant.hand_on(leases)
         else:
             self._tenant.take_back(leases, reason)
+
+    def failed(self, failure: Exception, doing: str) -> EngineError:
+        where = f"the {doing} of worker {self.worker.worker_id}"
+        return self._tenant.failed_unexpectedly(failure, where)
 
     def _held(self, run: RunId, lease_epoch: int) -> LiveRun:
         live = self._tenant.find(run)

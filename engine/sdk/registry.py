@@ -6,13 +6,13 @@ serve. Knows no stream and no run.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
 from engine.base.errors import DuplicateComponent, UnknownComponent
 from engine.base.limits import components_per_worker_max
+from engine.base.nearest import nearest_names
 from engine.sdk.components import Component
 from engine.sdk.errors import InvalidComponent
 
@@ -79,8 +79,9 @@ class Registry:
     def find(self, name: str) -> AnyComponent:
         component = self._by_name.get(name)
         if component is None:
-            near = difflib.get_close_matches(name, self._by_name, n=3)
-            served = ", ".join(sorted(self._by_name)[:10]) or "nothing"
+            names = sorted(self._by_name)
+            near = nearest_names(name, names)
+            served = ", ".join(names[:10]) or "nothing"
             raise UnknownComponent(
                 f"this worker serves no component {name!r}; "
                 + (f"did you mean {' or '.join(near)}?" if near else f"it serves {served}"),

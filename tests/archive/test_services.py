@@ -4,22 +4,25 @@ stop when they are told to. Also what a snapshot shows by time, and odd clocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from engine.archive import columns, flusher
 from engine.archive.archive import open_archive
 from engine.archive.batches import id_range
-from engine.archive.flusher import flush_tenant
+from engine.archive.flusher import adopt_and_flush, flush_tenant
 from engine.archive.steps import Step
+from engine.archive.tenant import TenantArchive
 from engine.base import limits
 from engine.base.clock import ManualClock
-from engine.base.errors import JournalClosed, TenantUnknown
+from engine.base.errors import JournalClosed, MalformedRecord, TenantUnknown
 from engine.base.ids import RunId, TenantId, parse_run_id, run_id_text
 from engine.config.archive import ArchiveSettings
-from engine.model.query import Window
+from engine.model.query import ArchiveFlushed, Window
 from tests.archive.faulty_proxy import LATE, FaultyProxy
 from tests.archive.house import ACME, DAY_US, HOUR_US, House, open_house, seen
 from tests.archive.lives import NOW_US, completed, new_ids, write_run, write_runs
@@ -301,3 +304,59 @@ def test_too_many_outliers_widen_the_range() -> None:
     old = [RunId(number.to_bytes(16, "big")) for number in range(limits.archive_outliers_max + 1)]
     found = id_range([*old, *(new_ids()() for _ in range(600))])
     assert (found.outliers, found.first_run) == (b"", old[0])
+
+
+OTHER = TenantId("globex")
+
+
+async def test_a_defect_in_the_archive_of_one_tenant_is_not_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing_for_acme(archive: TenantArchive) -> ArchiveFlushed:
+        if archive.tenant_id == ACME:
+            raise ZeroDivisionError("a defect of ours")
+        return await adopt_and_flush(archive)
+
+    monkeypatch.setattr(flusher, "adopt_and_flush", failing_for_acme)
+    async with (
+        journal_at(tmp_path) as journals,
+        journals.use(ACME) as acme,
+        journals.use(OTHER) as other,
+        open_archive(ArchiveSettings(), tmp_path, ManualClock(), services=False) as archive,
+    ):
+        archive.store.ensure_ready()
+        tenants = {one.tenant_id: archive.tenant_opened(one) for one in (acme, other)}
+        for journal in (acme, other):
+            await write_runs(journal, 2)
+        service = flusher.Flusher(tenants, interval_ms=10, clock=ManualClock())
+        assert await service.run_once(), "the store is not to blame"
+        said = {tenant: (await one.status()).last_error for tenant, one in tenants.items()}
+        assert "ZeroDivisionError" in said[ACME]
+        assert "a defect of ours" not in said[ACME]
+        assert said[OTHER] == ""
+        assert (await tenants[OTHER].status()).archived_runs == 2
+        monkeypatch.undo()
+        assert await service.run_once()
+        assert (await tenants[ACME].status()).archived_runs == 2
+        for tenant in tenants:
+            await archive.tenant_closing(tenant)
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError("ours"), MalformedRecord("not rows")])
+async def test_a_run_that_cannot_be_made_rows_of_is_named_and_the_others_go_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    ids = list(await write_runs(house.journal, 3))
+    usual = columns.rows_of
+
+    def failing(run: RunId, values: Sequence[bytes]) -> object:
+        if run_id_text(run) == ids[1]:
+            raise failure
+        return usual(run, values)
+
+    monkeypatch.setattr(columns, "rows_of", failing)
+    assert (await flush_tenant(house.tenant)).runs == 2
+    status = await house.tenant.status()
+    assert "1 runs cannot be archived" in status.last_error
+    assert ids[1] in status.last_error
+    assert status.waiting_runs == 1

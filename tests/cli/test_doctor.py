@@ -77,6 +77,7 @@ def test_a_machine_without_a_runtime(tmp_path: Path) -> None:
         "free space",
         "disk sync",
         "archive",
+        "query walls",
         "open files",
         "http",
         "grpc",
@@ -299,6 +300,13 @@ def test_holder(tmp_path: Path) -> None:
 
 
 # ---- open files ----
+
+
+def test_a_wall_that_the_kernel_does_not_have_is_named() -> None:
+    assert checks.check_walls({"landlock": True, "seccomp": True}).verdict == "ok"
+    check = checks.check_walls({"landlock": False, "seccomp": True})
+    assert check.verdict == "warn"
+    assert "not landlock" in check.found
 
 
 def test_open_files() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import operator
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -16,14 +17,17 @@ from engine.base.clock import ManualClock
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.base.ids import RunId, TenantId
 from engine.config.coordinator import CoordinatorSettings
+from engine.coordinator.outbox import Outbox
 from engine.coordinator.server import Address, Coordinator
 from engine.ext import frames
-from engine.model.worker_frames import Draining, Registered
+from engine.model.worker_frames import Drain, Draining, Heartbeat, Registered
+from engine.wire import worker as wire
 from tests.coordinator import dialing
-from tests.coordinator.dialing import dialed, register_frame, serving
+from tests.coordinator.dialing import DialedWorker, dialed, register_frame, serving
 from tests.coordinator.plain_runtime import PlainRuntime
 
 ACME = TenantId("acme")
+POISONED = TenantId("poisoned")
 RUN = RunId(b"r" * 16)
 IMPATIENT = CoordinatorSettings(heartbeat_ms=50, lease_ms=150)
 UNDECIDED_SOON = CoordinatorSettings(register_ms=50)
@@ -248,20 +252,93 @@ async def test_a_deaf_worker_does_not_hold_up_the_end() -> None:
     assert runtime.sessions[0].disconnects == 1
 
 
-async def test_a_defect_ends_the_service() -> None:
-    class Broken(PlainRuntime):
-        async def connect_worker(self, *_: object) -> object:  # type: ignore[override]
-            raise AssertionError("a defect of the runtime")
+class Broken(PlainRuntime):
+    """Has a defect that shows for the workers of one tenant."""
 
-    coordinator = Coordinator(Broken(), dialing.tenant_of_token, settings=dialing.PATIENT)  # type: ignore[arg-type]
-    with pytest.RaisesGroup(
-        pytest.RaisesExc(AssertionError, match="a defect"), flatten_subgroups=True
-    ):
-        async with trio.open_nursery() as nursery:
-            address = await nursery.start(coordinator.serve, dialing.LOCAL)
-            async with dialed(address) as worker:
-                await worker.send(register_frame())
-                await trio.sleep_forever()
+    async def connect_worker(self, tenant_id: TenantId, *rest: Any) -> Any:
+        if tenant_id == POISONED:
+            raise AssertionError("a defect of the runtime")
+        return await super().connect_worker(tenant_id, *rest)
+
+
+def failing(*_: object) -> None:
+    raise ZeroDivisionError("a defect of the runtime")
+
+
+async def goes_on(runtime: PlainRuntime, worker: DialedWorker, run: RunId) -> None:
+    """The worker gets a run, reports it, and is told that this is durable."""
+    runtime.start(ACME, "order", run)
+    dispatch = await worker.receive()
+    assert dispatch[:2] == ("dispatch", run)
+    await worker.send(frames.build_report(run, dispatch[2], 1, [(3, b"")]))
+    assert (await worker.receive())[:2] == ("ack", run)
+
+
+async def test_a_worker_that_brings_a_defect_about_again_and_again_ends_its_own_streams(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runtime = Broken()
+    async with serving(runtime) as (address, coordinator), dialed(address) as other:
+        await other.register("order", worker_id="other")
+        for _ in range(30):
+            async with dialed(address) as poisoner:
+                await poisoner.send(register_frame(token=POISONED))
+                refused = await poisoner.refusal()
+                assert (refused.code, refused.fatal) == ("internal_error", True)
+                assert await poisoner.receive() is None
+        await goes_on(runtime, other, RUN)
+        assert coordinator.defects.count == 30
+    told = [record for record in caplog.records if record.exc_info]
+    assert 1 <= len(told) < 15, "the log is not the worker's to fill"
+
+
+@pytest.mark.parametrize("method", ["report", "emit", "heartbeat", "drain"])
+async def test_a_defect_in_the_taking_of_a_frame_ends_that_stream_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = PlainRuntime()
+    frame = {
+        "report": frames.build_report(RUN, 1, 1, [(3, b"")]),
+        "emit": frames.build_emit(RUN, 1, "log.x", b"1"),
+        "heartbeat": wire.encode(Heartbeat()),
+        "drain": wire.encode(Drain()),
+    }[method]
+    async with serving(runtime) as (address, _), dialed(address) as other:
+        await other.register("order", worker_id="other")
+        async with dialed(address) as poisoner:
+            await poisoner.register(token=POISONED)
+            monkeypatch.setattr(runtime.sessions[-1], method, failing)
+            await poisoner.send(frame)
+            assert (await poisoner.refusal()).code == "internal_error"
+            assert await poisoner.receive() is None
+        await goes_on(runtime, other, RUN)
+
+
+@pytest.mark.parametrize("method", ["resume", "disconnect"])
+async def test_a_defect_at_the_end_of_a_stream_is_that_streams(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = PlainRuntime()
+    async with serving(runtime) as (address, coordinator), dialed(address) as other:
+        await other.register("order", worker_id="other")
+        async with dialed(address) as poisoner:
+            await poisoner.register(token=POISONED)
+            monkeypatch.setattr(runtime.sessions[-1], method, failing)
+            if method == "resume":
+                monkeypatch.setattr(Outbox, "resumes", lambda outbox: True)
+                runtime.sessions[-1].worker.port.send(frames.build_ack(RUN, 1, 1))
+                await wait_defect(coordinator)
+                monkeypatch.undo()
+            else:
+                await poisoner.end()
+                await wait_defect(coordinator)
+        await goes_on(runtime, other, RUN)
+
+
+async def wait_defect(coordinator: Coordinator) -> None:
+    with trio.fail_after(10):
+        while not coordinator.defects.count:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_port_that_is_taken_names_the_option() -> None:

@@ -199,7 +199,7 @@ def test_signal_fifo_no_loss() -> None:
     assert run.status is RunStatus.WAITING, "both signals were taken"
     run.carry_out(signal("paid", "s3", b"3"))
     assert (run.status, resolutions(run)[-1].value) == (RunStatus.QUEUED, b"3")
-    assert run.state.signals == []
+    assert run.state.signals == {}
 
 
 def test_a_signal_goes_to_the_earliest_wait() -> None:
@@ -407,7 +407,7 @@ def test_signal_fifo_no_loss_when_a_report_asks_and_parks() -> None:
     run.carry_out(signal("go", "s-2"))
     run.report(signal_wait(2, "go", parks=False), signal_wait(2, "go"))
     assert [found.signal_id for found in resolutions(run)] == ["s-1"]
-    assert [found.signal_id for found in run.state.signals] == ["s-2"]
+    assert list(run.state.signals) == ["s-2"]
     assert run.status is RunStatus.QUEUED
     assert run.effect_names() == ["ReleaseLease", "Enqueue"]
     assert encode_state(run.rebuilt()) == encode_state(run.state)

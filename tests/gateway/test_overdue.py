@@ -14,7 +14,7 @@ from engine.gateway.bodies import Bodies
 from engine.gateway.connections import Connections, open_listeners
 from engine.gateway.exchange import Exchange, Response
 from engine.gateway.metrics import GatewayMetrics
-from engine.gateway.plain import Shared
+from engine.gateway.plain import PlainConnection, Shared
 from engine.gateway.settings import GatewaySettings
 
 SETTINGS = GatewaySettings(
@@ -63,8 +63,8 @@ async def _place() -> AsyncIterator[Place]:
     async def answer(exchange: Exchange) -> Response | None:
         return await found[0].respond(exchange)
 
-    async def take(sock: object, read_already: bytes, peer: str) -> None:
-        assert peer == "127.0.0.1"
+    async def take(connection: PlainConnection, read_already: bytes) -> None:
+        assert connection.peer == "127.0.0.1"
         found[0].handed_over = read_already
         await trio.sleep_forever()
 

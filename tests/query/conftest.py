@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from engine.archive.interchange import stream_of
 from engine.base.clock import ManualClock
 from engine.config.query import QuerySettings
-from engine.query.pool import QueryPool
+from engine.query.child.database import Databases
+from engine.query.pool import QueryPool, open_pool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.query.lake import Lake
@@ -41,11 +44,28 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def pool(lake: Lake) -> AsyncIterator[QueryPool]:
-    pool = QueryPool(SETTINGS, StoreAccess(root=lake.root))
-    yield pool
-    await pool.aclose()
+    async with open_pool(SETTINGS, StoreAccess(root=lake.root)) as pool:
+        yield pool
+
+
+@pytest.fixture
+def databases(lake: Lake, tmp_path: Path) -> Iterator[Databases]:
+    """As a process of queries has them, without the walls around the process."""
+    scratch = tmp_path / "scratch-of-databases"
+    scratch.mkdir()
+    databases = Databases(SETTINGS, StoreAccess(root=lake.root), scratch, open_max=4)
+    yield databases
+    databases.close()
+
+
+@asynccontextmanager
+async def tier_over(
+    access: StoreAccess, reports: Reports | None = None, settings: QuerySettings = SETTINGS
+) -> AsyncIterator[QueryTier]:
+    async with open_pool(settings, access) as pool:
+        yield QueryTier(pool, settings, Reports() if reports is None else reports, stream_of)
 
 
 @pytest.fixture
 def tier(pool: QueryPool, reports: Reports, clock: ManualClock) -> QueryTier:
-    return QueryTier(pool, SETTINGS, reports, clock)
+    return QueryTier(pool, SETTINGS, reports, stream_of, clock)

@@ -11,7 +11,7 @@ from engine.base.errors import (
     QueryRefused,
     QueryTooLarge,
 )
-from engine.query.failures import (
+from engine.query.child.failures import (
     DatabaseBroken,
     Interrupted,
     ReadingFailed,

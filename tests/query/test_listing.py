@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.static_store import StaticStore, static_store
+from engine.archive.interchange import stream_of
 from engine.archive.schema import RUNS
 from engine.base.errors import ArchiveUnreachable, InvalidName
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, RunPage, RunView
 from engine.query import listing
-from engine.query.pool import QueryPool
+from engine.query.pool import open_pool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
-from tests.query.conftest import SETTINGS, Reports
+from tests.query.conftest import SETTINGS, Reports, tier_over
 from tests.query.lake import DAY_MS, JANUARY_MS, OTHER, TENANT, Lake, Row, day_of, new_id, run
 
 HOUR_MS = 3_600_000
@@ -229,17 +230,16 @@ async def test_a_full_page_of_newer_hot_runs_reads_no_file(lake: Lake) -> None:
     lake.root = "s3://nowhere/engine"
     lake.run_files = [f"{lake.root}/runs/tenant=acme/day=2026-01-01/runs-1.parquet"]
     access = StoreAccess(root=lake.root, endpoint="127.0.0.1:9", secure=False)
-    pool = QueryPool(SETTINGS, access)
-    tier = QueryTier(pool, SETTINGS, Reports())
-    hot = [run(JANUARY_MS + 2 * DAY_MS + at, took_ms=None) for at in range(10)]
-    chosen = RunFilter(limit=5)
-    page = await tier.list_runs(TENANT, chosen, hot_page(hot, chosen), lake.snapshot())
-    assert page == hot_page(hot, chosen)
-    assert pool.statistics().opened == 0
-    # A page that the hot tier cannot fill needs the archive, and says that it is not there.
-    with pytest.raises(ArchiveUnreachable):
-        await tier.list_runs(TENANT, chosen, hot_page(hot[:2], chosen), lake.snapshot())
-    await pool.aclose()
+    async with open_pool(SETTINGS, access) as pool:
+        tier = QueryTier(pool, SETTINGS, Reports(), stream_of)
+        hot = [run(JANUARY_MS + 2 * DAY_MS + at, took_ms=None) for at in range(10)]
+        chosen = RunFilter(limit=5)
+        page = await tier.list_runs(TENANT, chosen, hot_page(hot, chosen), lake.snapshot())
+        assert page == hot_page(hot, chosen)
+        assert pool.statistics().opened == 0
+        # A page that the hot tier cannot fill needs the archive, and says that it is not there.
+        with pytest.raises(ArchiveUnreachable):
+            await tier.list_runs(TENANT, chosen, hot_page(hot[:2], chosen), lake.snapshot())
 
 
 # ---- requests to a store -------------------------------------------------------------------------
@@ -271,9 +271,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StaticSto
 async def s3_tier(bucket: tuple[StaticStore, Lake]) -> AsyncIterator[QueryTier]:
     store, lake = bucket
     store.take_requests()
-    pool = QueryPool(SETTINGS, access_of(store, lake))
-    yield QueryTier(pool, SETTINGS, Reports())
-    await pool.aclose()
+    async with tier_over(access_of(store, lake)) as tier:
+        yield tier
 
 
 def access_of(store: StaticStore, lake: Lake) -> StoreAccess:

@@ -12,14 +12,16 @@ import pyarrow as pa
 import pytest
 import trio
 
+from engine.archive.interchange import stream_of
 from engine.archive.schema import RUNS
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, InvalidQuery, QueryTimeout, QueryTooLarge
 from engine.config.query import QuerySettings
+from engine.model.views import RunFilter, RunPage
 from engine.query.pool import QueryPool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
-from tests.query.conftest import Reports
+from tests.query.conftest import Reports, tier_over
 from tests.query.lake import DAY_MS, JANUARY_MS, OTHER, TENANT, Lake, run, step
 
 
@@ -184,7 +186,7 @@ async def test_order_and_trailing_comments_survive_the_limits(tier: QueryTier, l
 
 async def test_an_answer_is_cut_at_its_bytes(pool: QueryPool, lake: Lake) -> None:
     settings = QuerySettings(answer_bytes_max=100_000)
-    tier = QueryTier(pool, settings, Reports())
+    tier = QueryTier(pool, settings, Reports(), stream_of)
     sql = f"SELECT '{'x' * 1_000}' FROM range(1000)"
     answer = await tier.run(TENANT, sql, lake.snapshot)
     assert answer.truncated
@@ -196,22 +198,11 @@ async def test_a_row_limit_that_makes_no_sense_is_refused(tier: QueryTier, lake:
         await tier.run(TENANT, "SELECT 1", lake.snapshot, rows_max=0)
 
 
-def write_stream(reader: object, rows_max: int, bytes_max: int) -> tuple[bytes, bool]:
-    """As the archive writes it."""
-    assert isinstance(reader, pa.RecordBatchReader)
-    whole = reader.read_all()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, whole.schema) as writer:
-        writer.write_table(whole.slice(0, rows_max))
-    assert sink.tell() <= bytes_max
-    return sink.getvalue().to_pybytes(), len(whole) > rows_max
-
-
 async def test_arrow_has_the_same_rows_with_their_own_types(tier: QueryTier, lake: Lake) -> None:
     lake.add_runs([run(JANUARY_MS, tags=[("a", "b")], cost_usd=0.25)])
     lake.hot = [run(JANUARY_MS + DAY_MS)]
     sql = "SELECT run_id, tags, cost_usd, day, now() AS at FROM runs ORDER BY day"
-    answer = await tier.run_arrow(TENANT, sql, lake.snapshot, write_stream, rows_max=1)
+    answer = await tier.run_arrow(TENANT, sql, lake.snapshot, rows_max=1)
     read = pa.ipc.open_stream(answer.stream).read_all()
     assert answer.truncated
     assert read.num_rows == 1
@@ -270,13 +261,11 @@ async def test_sql_has_a_length(tier: QueryTier, lake: Lake) -> None:
 
 async def test_a_query_that_takes_too_long_is_stopped(lake: Lake) -> None:
     settings = QuerySettings(time_limit_ms=150)
-    pool = QueryPool(settings, StoreAccess(root=lake.root))
-    impatient = QueryTier(pool, settings, Reports())
-    with pytest.raises(QueryTimeout, match="150 ms"):
-        await impatient.run(TENANT, "SELECT count(*) FROM range(1000000000000)", lake.snapshot)
-    # The tenant's database is well, and asks for no patience.
-    assert (await impatient.run(TENANT, "SELECT 1", lake.snapshot)).rows == ((1,),)
-    await pool.aclose()
+    async with tier_over(StoreAccess(root=lake.root), settings=settings) as impatient:
+        with pytest.raises(QueryTimeout, match="150 ms"):
+            await impatient.run(TENANT, "SELECT count(*) FROM range(1000000000000)", lake.snapshot)
+        # The tenant's database is well, and asks for no patience.
+        assert (await impatient.run(TENANT, "SELECT 1", lake.snapshot)).rows == ((1,),)
 
 
 async def test_a_query_that_needs_too_much_is_stopped_and_harms_nobody(
@@ -289,13 +278,11 @@ async def test_a_query_that_needs_too_much_is_stopped_and_harms_nobody(
         temporary_bytes=8 * 2**20,
         temporary_directory=str(tmp_path),
     )
-    pool = QueryPool(settings, StoreAccess(root=lake.root))
-    tier = QueryTier(pool, settings, Reports())
     sql = "SELECT count(*) FROM (SELECT DISTINCT i, md5(i::VARCHAR) FROM range(5000000) t(i))"
-    with pytest.raises(QueryTooLarge, match="memory"):
-        await tier.run(TENANT, sql, lake.snapshot)
-    assert (await tier.run(OTHER, "SELECT 1", lake.snapshot)).rows == ((1,),)
-    await pool.aclose()
+    async with tier_over(StoreAccess(root=lake.root), settings=settings) as tier:
+        with pytest.raises(QueryTooLarge, match="memory"):
+            await tier.run(TENANT, sql, lake.snapshot)
+        assert (await tier.run(OTHER, "SELECT 1", lake.snapshot)).rows == ((1,),)
     assert not [name for name in os.listdir(tmp_path) if name.startswith("engine-query-")]
 
 
@@ -346,3 +333,45 @@ async def test_a_users_error_that_reads_like_a_damaged_file_is_the_users(
             lake.snapshot,
         )
     assert reports == []
+
+
+async def test_files_that_come_after_the_first_query_are_read(tier: QueryTier, lake: Lake) -> None:
+    """What a process may read is settled when it is begun, and the tenant had nothing then."""
+    sql = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM steps)"
+    assert await rows(tier, lake, sql) == [(0, 0)]
+    assert (await tier.list_runs(TENANT, RunFilter(), RunPage(()), lake.snapshot())).runs == ()
+    archived = run(JANUARY_MS)
+    lake.add_runs([archived])
+    assert await rows(tier, lake, sql) == [(1, 0)]
+    lake.add_steps([step(archived, 0)])
+    assert await rows(tier, lake, sql) == [(1, 1)]
+    page = await tier.list_runs(TENANT, RunFilter(), RunPage(()), lake.snapshot())
+    assert [view.run_id for view in page.runs] == [archived["run_id"]]
+
+
+async def test_joins_of_hot_and_cold_runs_with_a_filter_are_right(
+    tier: QueryTier, lake: Lake
+) -> None:
+    """DuckDB pushes a filter of the join into the scan of the hot rows: they have to stand in a
+    table, that can carry it out."""
+    archived = [
+        run(JANUARY_MS + at, status="FAILED" if at % 2 else "COMPLETED") for at in range(400)
+    ]
+    lake.add_runs(archived)
+    lake.add_steps([step(one, position) for one in archived for position in range(3)])
+    lake.hot = [run(JANUARY_MS + at, status="FAILED", took_ms=5) for at in range(400, 410)]
+    lake.hot_steps = [step(one, 0) for one in lake.hot]
+    for sql, expected in (
+        ("SELECT count(*) FROM steps s JOIN runs r USING (run_id) WHERE r.status = 'FAILED'", 610),
+        (
+            "SELECT count(*) FROM steps WHERE run_id IN "
+            "(SELECT run_id FROM runs WHERE status = 'FAILED')",
+            610,
+        ),
+        (
+            "SELECT count(*) FROM (SELECT r.run_id, s.name FROM runs r JOIN steps s "
+            "USING (run_id) WHERE r.status = 'FAILED' LIMIT 5)",
+            5,
+        ),
+    ):
+        assert await rows(tier, lake, sql) == [(expected,)], sql

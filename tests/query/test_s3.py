@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from bench.static_store import StaticStore, static_store
-from engine.archive.interchange import write_stream
 from engine.archive.snapshot import TenantSnapshot
 from engine.base.clock import ManualClock
 from engine.base.errors import ArchiveRefused, ArchiveUnreachable
@@ -19,14 +17,12 @@ from engine.base.ids import TenantId
 from engine.model.query import AnalyticsFilter, Window
 from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, RunPage
-from engine.query.pool import QueryPool
 from engine.query.ports import StoreAccess
-from engine.query.query import QueryTier
 from tests.archive.house import ACME, House, open_house
 from tests.archive.lives import NOW_US, completed, failed, new_ids, write_run, write_runs
 from tests.archive.s3_server import S3Server, s3_server
 from tests.certificates import self_signed
-from tests.query.conftest import SETTINGS, Reports
+from tests.query.conftest import Reports, tier_over
 from tests.query.lake import DAY_MS, JANUARY_MS, TENANT, Lake, run
 
 COUNT = "SELECT count(*) FROM runs"
@@ -49,15 +45,6 @@ async def house(server: S3Server, tmp_path: Path) -> AsyncIterator[House]:
 def settings_of(server: S3Server) -> dict[str, object]:
     settings = server.settings()
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
-
-
-@asynccontextmanager
-async def tier_over(
-    access: StoreAccess, reports: Reports | None = None
-) -> AsyncIterator[QueryTier]:
-    pool = QueryPool(SETTINGS, access)
-    yield QueryTier(pool, SETTINGS, Reports() if reports is None else reports)
-    await pool.aclose()
 
 
 def access_to(house: House) -> StoreAccess:
@@ -114,7 +101,7 @@ async def test_the_real_archive_is_read_whole_before_between_and_after(house: Ho
         assert page.runs[0].kind == "workflow"
         assert page.runs[0].component == "checkout"
 
-        arrow = await tier.run_arrow(ACME, "FROM runs", snapshot_of, write_stream)
+        arrow = await tier.run_arrow(ACME, "FROM runs", snapshot_of)
         assert pa.ipc.open_stream(arrow.stream).read_all().num_rows == 22
 
 

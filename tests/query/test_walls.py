@@ -12,13 +12,14 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from engine.archive.interchange import stream_of
 from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryRefused
-from engine.query.failures import ReadingFailed
-from engine.query.pool import QueryPool, Session
+from engine.query.child.database import Databases, Session
+from engine.query.child.failures import ReadingFailed
+from engine.query.child.statements import REFUSED_FUNCTIONS
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
-from engine.query.statements import REFUSED_FUNCTIONS
-from tests.query.conftest import SETTINGS, Reports
+from tests.query.conftest import SETTINGS, tier_over
 from tests.query.lake import JANUARY_MS, OTHER, TENANT, Lake, run
 
 PASSWD = "/etc/passwd"
@@ -187,26 +188,28 @@ STATEMENTS = [
 ]
 
 
-@pytest.mark.parametrize("sql", LEAVES + MACHINERY + STATEMENTS)
+@pytest.mark.parametrize("attempts", [LEAVES, MACHINERY, STATEMENTS])
 async def test_the_first_wall_refuses_and_says_so(
     tier: QueryTier,
     lake: Lake,
     places: dict[str, str],
-    sql: str,
+    attempts: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "engine.query")
-    with pytest.raises(QueryRefused) as caught:
-        await tier.run(TENANT, sql.format_map(places), lake.snapshot)
-    assert "secret\n" not in caught.value.message
-    (record,) = caplog.records
-    assert record.__dict__["tenant_id"] == TENANT
-    assert record.__dict__["reason"] == caught.value.message
+    for sql in attempts:
+        caplog.clear()
+        with pytest.raises(QueryRefused) as caught:
+            await tier.run(TENANT, sql.format_map(places), lake.snapshot)
+        assert "secret\n" not in caught.value.message, sql
+        (record,) = caplog.records
+        assert record.__dict__["tenant_id"] == TENANT, sql
+        assert record.__dict__["reason"] == caught.value.message, sql
 
 
 @pytest.mark.parametrize("sql", [sql for sql in LEAVES if "'{own}'" not in sql or "other" in sql])
 async def test_the_second_wall_holds_alone(
-    pool: QueryPool, places: dict[str, str], sql: str
+    databases: Databases, places: dict[str, str], sql: str
 ) -> None:
     """The same, straight to the database: DuckDB itself refuses every file that is not the
     tenant's."""
@@ -215,31 +218,35 @@ async def test_the_second_wall_holds_alone(
         session.execute("CREATE TEMP VIEW runs AS SELECT 'x' AS run_id, 'y' AS component")
         return session.execute(sql.format_map(places))
 
-    async with pool.use(TENANT) as turn:
-        with pytest.raises((QueryRefused, InvalidQuery, ReadingFailed)) as caught:
-            await turn.run(attempt)
+    with (
+        databases.session(TENANT) as session,
+        pytest.raises((QueryRefused, InvalidQuery, ReadingFailed)) as caught,
+    ):
+        attempt(session)
     if not isinstance(caught.value, QueryRefused):
         # Nothing was refused because nothing was found: no protocol, no table of that name.
         assert re.search("s3://|https://|FROM '/etc/passwd'|bloom_probe", sql), caught.value
 
 
 async def test_dots_in_an_s3_address_pass_the_second_wall(
-    s3_pool_access: StoreAccess, lake: Lake
+    s3_access: StoreAccess, lake: Lake, tmp_path: Path
 ) -> None:
     """DuckDB resolves `..` in a path before it compares, and not in an address: what keeps these
     out is the first wall, and that an object store has keys and no directories. If this fails,
     DuckDB has learned it: then move the address to the test below and drop the sentence in the
     decision record."""
     dotted = "s3://bucket/engine/runs/tenant=acme/../tenant=umbra/a.parquet"
-    pool = QueryPool(SETTINGS, s3_pool_access)
-    tier = QueryTier(pool, SETTINGS, Reports())
-    for sql in (f"FROM '{dotted}'", f"FROM read_parquet('{dotted}')"):
-        with pytest.raises(QueryRefused):
-            await tier.run(TENANT, sql, lake.snapshot)
-    async with pool.use(TENANT) as turn:
-        with pytest.raises(ReadingFailed, match="Could not connect"):
-            await turn.run(lambda session: session.execute(f"FROM read_parquet('{dotted}')"))
-    await pool.aclose()
+    databases = Databases(SETTINGS, s3_access, tmp_path, open_max=1)
+    async with tier_over(s3_access) as tier:
+        for sql in (f"FROM '{dotted}'", f"FROM read_parquet('{dotted}')"):
+            with pytest.raises(QueryRefused):
+                await tier.run(TENANT, sql, lake.snapshot)
+    with (
+        databases.session(TENANT) as session,
+        pytest.raises(ReadingFailed, match="Could not connect"),
+    ):
+        session.execute(f"FROM read_parquet('{dotted}')")
+    databases.close()
 
 
 @pytest.mark.parametrize(
@@ -304,10 +311,11 @@ async def test_a_number_beyond_all_doubles_is_the_users_fault(tier: QueryTier, l
         "CREATE TABLE t AS FROM '{other}'",
     ],
 )
-async def test_the_lock_is_duckdbs_own(pool: QueryPool, places: dict[str, str], sql: str) -> None:
-    async with pool.use(TENANT) as turn:
-        with pytest.raises((QueryRefused, InvalidQuery)):
-            await turn.run(lambda session: session.execute(sql.format_map(places)))
+async def test_the_lock_is_duckdbs_own(
+    databases: Databases, places: dict[str, str], sql: str
+) -> None:
+    with databases.session(TENANT) as session, pytest.raises((QueryRefused, InvalidQuery)):
+        session.execute(sql.format_map(places))
     assert not os.path.exists(places["beside"])  # noqa: ASYNC240
 
 
@@ -319,27 +327,30 @@ async def test_variables_of_our_frames_are_not_tables(tier: QueryTier, lake: Lak
             await tier.run(TENANT, f"FROM {name}", lake.snapshot)
 
 
-async def test_the_second_wall_knows_no_variables(pool: QueryPool) -> None:
+async def test_the_second_wall_knows_no_variables(databases: Databases) -> None:
     local_table = pa.table({"a": [1]})
 
     def attempt(session: Session) -> object:
         inner_table = local_table
         return session.execute(f"FROM {'inner_table' if inner_table else ''}")
 
-    async with pool.use(TENANT) as turn:
-        with pytest.raises(InvalidQuery, match="inner_table does not exist"):
-            await turn.run(attempt)
+    with (
+        databases.session(TENANT) as session,
+        pytest.raises(InvalidQuery, match="inner_table does not exist"),
+    ):
+        attempt(session)
 
 
-async def test_queries_of_one_tenant_do_not_see_each_others_views(pool: QueryPool) -> None:
-    async with pool.use(TENANT) as one, pool.use(TENANT) as two:
-        await one.run(lambda session: session.register("hot_runs", pa.table({"a": [1]})))
+async def test_queries_of_one_tenant_do_not_see_each_others_views(databases: Databases) -> None:
+    with databases.session(TENANT) as one, databases.session(TENANT) as two:
+        one.store("hot_runs", b"".join(stream_of(pa.table({"a": [1]}))))
+        assert one.execute("FROM hot_runs") == [(1,)]
         with pytest.raises(InvalidQuery, match="hot_runs does not exist"):
-            await two.run(lambda session: session.execute("FROM hot_runs"))
+            two.execute("FROM hot_runs")
 
 
 @pytest.fixture
-def s3_pool_access() -> StoreAccess:
+def s3_access() -> StoreAccess:
     return StoreAccess(
         root="s3://bucket/engine",
         endpoint="127.0.0.1:9",
@@ -357,41 +368,37 @@ HIDDEN = ("AKIAVISIBLEKEY", "thesecretkey", "thesessiontoken", "127.0.0.1:9")
     "sql", ["FROM duckdb_secrets()", "FROM duckdb_settings()", "SHOW ALL TABLES", "FROM runs"]
 )
 async def test_keys_of_the_store_cannot_be_read(
-    s3_pool_access: StoreAccess, lake: Lake, sql: str
+    s3_access: StoreAccess, lake: Lake, sql: str
 ) -> None:
-    pool = QueryPool(SETTINGS, s3_pool_access)
-    tier = QueryTier(pool, SETTINGS, Reports())
     lake.run_files = ["s3://bucket/engine/runs/tenant=acme/day=2026-01-01/runs-1.parquet"]
-    with pytest.raises((QueryRefused, ArchiveUnreachable)) as caught:
-        await tier.run(TENANT, sql, lake.snapshot)
-    await pool.aclose()
+    async with tier_over(s3_access) as tier:
+        with pytest.raises((QueryRefused, ArchiveUnreachable)) as caught:
+            await tier.run(TENANT, sql, lake.snapshot)
     said = f"{caught.value} {getattr(caught.value, 'details', '')}"
     assert not [hidden for hidden in HIDDEN if hidden in said]
 
 
 async def test_behind_the_first_wall_secrets_are_still_redacted(
-    s3_pool_access: StoreAccess,
+    s3_access: StoreAccess, tmp_path: Path
 ) -> None:
     """Even SQL of ours cannot get them back: not as settings, not as a secret."""
-    pool = QueryPool(SETTINGS, s3_pool_access)
-    async with pool.use(TENANT) as turn:
-        shown = await turn.run(
-            lambda session: str(
-                session.execute("FROM duckdb_secrets()")
-                + session.execute("SELECT name, value FROM duckdb_settings()")
-            )
+    databases = Databases(SETTINGS, s3_access, tmp_path, open_max=1)
+    with databases.session(TENANT) as session:
+        shown = str(
+            session.execute("FROM duckdb_secrets()")
+            + session.execute("SELECT name, value FROM duckdb_settings()")
         )
         with pytest.raises(InvalidQuery):
-            await turn.run(lambda s: s.execute("SELECT * FROM duckdb_secrets(redact = false)"))
-    await pool.aclose()
+            session.execute("SELECT * FROM duckdb_secrets(redact = false)")
+    databases.close()
     assert "thesecretkey" not in shown
     assert "thesessiontoken" not in shown
 
 
 async def test_s3_of_other_tenants_is_refused_before_any_request(
-    s3_pool_access: StoreAccess,
+    s3_access: StoreAccess, tmp_path: Path
 ) -> None:
-    pool = QueryPool(SETTINGS, s3_pool_access)
+    databases = Databases(SETTINGS, s3_access, tmp_path, open_max=1)
     others = [
         "s3://bucket/engine/runs/tenant=umbra/day=2026-01-01/a.parquet",
         "s3://bucket/engine/runs/tenant=acmex/a.parquet",
@@ -401,61 +408,58 @@ async def test_s3_of_other_tenants_is_refused_before_any_request(
         "/etc/passwd",
         "file:///etc/passwd",
     ]
-    async with pool.use(TENANT) as turn:
+    with databases.session(TENANT) as session:
         for other in others:
             for function in ("read_parquet", "read_text", "glob"):
                 with pytest.raises(QueryRefused):
-                    await turn.run(lambda s, f=function, o=other: s.execute(f"FROM {f}('{o}')"))
-    await pool.aclose()
+                    session.execute(f"FROM {function}('{other}')")
+    databases.close()
 
 
 async def test_scratch_of_other_tenants_is_not_readable(lake: Lake, tmp_path: Path) -> None:
     """DuckDB adds its scratch directory to what may be read: each database has its own."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    settings = SETTINGS.__class__(temporary_directory=str(scratch), instances_max=8)
-    pool = QueryPool(settings, StoreAccess(root=lake.root))
-    async with pool.use(TENANT):
+    databases = Databases(SETTINGS, StoreAccess(root=lake.root), scratch, open_max=4)
+    with databases.session(TENANT):
         (mine,) = os.listdir(scratch)
-        async with pool.use(OTHER) as turn:
+        with databases.session(OTHER) as session:
             for place in (f"{scratch}/{mine}/*", f"{scratch}/*"):
                 with pytest.raises(QueryRefused):
-                    await turn.run(lambda s, p=place: s.execute(f"FROM glob('{p}')"))
-    await pool.aclose()
+                    session.execute(f"FROM glob('{place}')")
+    databases.close()
 
 
-async def test_every_refused_function_exists(pool: QueryPool) -> None:
+async def test_every_refused_function_exists(databases: Databases) -> None:
     """A name that DuckDB has dropped or renamed would be a hole that looks like a wall."""
-    async with pool.use(TENANT) as turn:
-        found = await turn.run(
-            lambda s: s.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions()")
-        )
+    with databases.session(TENANT) as session:
+        found = session.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions()")
     assert {name for (name,) in found} >= REFUSED_FUNCTIONS
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "FROM runs",
-        "from RUNS",
-        'SELECT * FROM "runs" AS r',
-        "TABLE runs",
-        "VALUES (1)",
-        "WITH a AS (FROM runs), b AS (FROM a) FROM b",
-        "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 5) FROM t",
-        "DESCRIBE runs",
-        "SUMMARIZE runs",
-        "PIVOT runs ON status IN ('FAILED') USING count(*)",
-        "UNPIVOT (SELECT tokens_in, tokens_out FROM runs) ON tokens_in, tokens_out",
-        "SELECT * FROM range(3), unnest([1]), generate_series(1, 2)",
-        "SELECT j.key FROM json_each('{\"a\": 1}') j",
-        "SELECT r.* FROM runs r SEMI JOIN steps USING (run_id);",
-        "SELECT run_id FROM runs QUALIFY row_number() OVER (PARTITION BY status) = 1",
-        "SELECT 'COPY; DROP' AS \"read_text('/etc/passwd')\" -- ATTACH",
-        "SELECT list_transform([1], lambda x: x + 1)",
-        "(SELECT 1) UNION ALL (SELECT count(*) FROM runs) ORDER BY 1 LIMIT 1",
-    ],
-)
-async def test_an_honest_select_is_let_through(tier: QueryTier, lake: Lake, sql: str) -> None:
+HONEST = [
+    "FROM runs",
+    "from RUNS",
+    'SELECT * FROM "runs" AS r',
+    "TABLE runs",
+    "VALUES (1)",
+    "WITH a AS (FROM runs), b AS (FROM a) FROM b",
+    "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 5) FROM t",
+    "DESCRIBE runs",
+    "SUMMARIZE runs",
+    "PIVOT runs ON status IN ('FAILED') USING count(*)",
+    "UNPIVOT (SELECT tokens_in, tokens_out FROM runs) ON tokens_in, tokens_out",
+    "SELECT * FROM range(3), unnest([1]), generate_series(1, 2)",
+    "SELECT j.key FROM json_each('{\"a\": 1}') j",
+    "SELECT r.* FROM runs r SEMI JOIN steps USING (run_id);",
+    "SELECT run_id FROM runs QUALIFY row_number() OVER (PARTITION BY status) = 1",
+    "SELECT 'COPY; DROP' AS \"read_text('/etc/passwd')\" -- ATTACH",
+    "SELECT list_transform([1], lambda x: x + 1)",
+    "(SELECT 1) UNION ALL (SELECT count(*) FROM runs) ORDER BY 1 LIMIT 1",
+]
+
+
+async def test_an_honest_select_is_let_through(tier: QueryTier, lake: Lake) -> None:
     lake.add_runs([run(JANUARY_MS)])
-    await tier.run(TENANT, sql, lake.snapshot)
+    for sql in HONEST:
+        await tier.run(TENANT, sql, lake.snapshot)

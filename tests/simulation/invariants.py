@@ -282,7 +282,7 @@ class Told:
         for wait in self.state.waits.values():
             if wait.kind == WaitKind.SIGNAL:
                 require(
-                    all(signal.name != wait.name for signal in self.state.signals),
+                    all(signal.name != wait.name for signal in self.state.signals.values()),
                     "SIGNAL_FIFO_NO_LOSS",
                     f"the wait for {wait.name} is open and a signal is there",
                 )

@@ -23,9 +23,21 @@ from engine.query.ports import StoreAccess
 
 _ADDRESS: Final = re.compile(r"https?://[^\s'\"]+")
 _NAMES_A_FILE: Final = re.compile(r"\.parquet['\"]")
+_WRITING: Final = re.compile("Could not write|No space left|File too large")
 _READING: Final = frozenset({"HTTPException", "IOException"})
 # A parser of the file's format complains with these; so does one of a user's text.
 _MAYBE_READING: Final = frozenset({"InvalidInputException", "SerializationException", "Error"})
+_NAMES: Final = {
+    "interrupt": "InterruptException",
+    "io": "IOException",
+    "http": "HTTPException",
+    "internal": "InternalException",
+    "fatal": "FatalException",
+    "memory": "OutOfMemoryException",
+    "input": "InvalidInputException",
+    "serialization": "SerializationException",
+    "permission": "PermissionException",
+}
 _BROKEN: Final = frozenset({"InternalException", "FatalException"})
 # The answers of a store that speak of one object; the others speak of the store.
 _OBJECT_IS_GONE: Final = re.compile(r"HTTP 404|HTTP 410|No files found|No such file")
@@ -77,9 +89,17 @@ class Interrupted(Exception):
     """The statement was stopped from outside."""
 
 
+def exception_name(message: str) -> str:
+    """Of the driver's exception whose text this is."""
+    kind = message.partition(" Error:")[0].rpartition(" ")[2].rpartition("\n")[2]
+    return _NAMES.get(kind.lower(), f"{kind}Exception")
+
+
 def translate(name: str, message: str, access: StoreAccess) -> Exception:
     if name == "InterruptException":
         return Interrupted()
+    if name in _READING and _WRITING.search(message):
+        return QueryTooLarge("the query needs more scratch space than a query may take")
     if name in _READING:
         return ReadingFailed(message, is_sure=True)
     if name in _MAYBE_READING and _NAMES_A_FILE.search(message):

@@ -7,35 +7,25 @@ again later, and the others answer. Knows no SQL of users.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from engine.base import limits
-from engine.base.clock import Clock
 from engine.base.errors import ArchiveDamaged, EngineError, InvalidQuery
 from engine.base.ids import TenantId
-from engine.query.failures import ReadingFailed, cleaned
-from engine.query.pool import Parameters, Session
-from engine.query.ports import Snapshot, StoreAccess
+from engine.query.child.database import Parameters, Session
+from engine.query.child.failures import ReadingFailed, cleaned
+from engine.query.ports import StoreAccess
 
 Result = TypeVar("Result")
 
 
-def make_views(
-    session: Session,
-    tenant: TenantId,
-    snapshot: Snapshot,
-    views: Iterable[str],
-    unreadable: Mapping[str, str],
-) -> None:
-    """Makes those views of the session that its statement reads; only their hot rows are built."""
-    for name in sorted(views):
-        is_runs = name == "runs"
-        files = snapshot.run_files if is_runs else snapshot.step_files
-        session.register(f"hot_{name}", snapshot.hot_runs() if is_runs else snapshot.hot_steps())
-        readable = [file for file in files if file not in unreadable]
-        read(session, f"CREATE OR REPLACE TEMP VIEW {name} AS {_view(name, tenant, readable)}")
+def make_views(session: Session, tenant: TenantId, readable: Mapping[str, Sequence[str]]) -> None:
+    """Makes the views of the session: of each the files that can be read, and its hot rows, that
+    are there as a table."""
+    for name in sorted(readable):
+        view = _view(name, tenant, readable[name])
+        read(session, f"CREATE OR REPLACE TEMP VIEW {name} AS {view}")
 
 
 def read(session: Session, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
@@ -62,30 +52,6 @@ def parquet(files: Sequence[str]) -> str:
         f"read_parquet([{listed}], union_by_name = true, hive_partitioning = true, "
         "hive_types = {'tenant': VARCHAR, 'day': DATE})"
     )
-
-
-class UnreadableFiles:
-    """What could not be read lately, so that not every query finds it out again."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._until_us: OrderedDict[str, tuple[int, str]] = OrderedDict()
-
-    def among(self, files: Iterable[str]) -> dict[str, str]:
-        """Those to leave out, each with its reason."""
-        now_us = self._clock.monotonic_us()
-        while self._until_us and next(iter(self._until_us.values()))[0] <= now_us:
-            self._until_us.popitem(last=False)
-        if not self._until_us:
-            return {}
-        return {file: self._until_us[file][1] for file in files if file in self._until_us}
-
-    def add(self, file: str, reason: str) -> None:
-        until_us = self._clock.monotonic_us() + limits.query_unreadable_ms * 1_000
-        self._until_us[file] = (until_us, reason)
-        self._until_us.move_to_end(file)
-        while len(self._until_us) > limits.query_unreadable_kept_max:
-            self._until_us.popitem(last=False)
 
 
 def without_unreadable(
