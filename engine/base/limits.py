@@ -24,6 +24,22 @@ row_bytes_max: Final = 4 * MIB
 # A state row of at least this size is made once for a batch, not with each of its transitions.
 late_row_bytes_min: Final = 4 * KIB
 
+# No message that is allowed may hold the event loop for more than this; the bounds on the sizes of
+# messages follow from it, as measured by tests/runtime/test_passes.py. What is longer is cut into
+# pieces, between which everybody else has a turn.
+loop_pass_us_max: Final = 20_000
+loop_slice_us: Final = 5_000
+# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and
+# may go to a worker at once, 80 to 160.
+report_entries_max: Final = 512
+report_children_max: Final = 64
+report_bytes_max: Final = record_payload_bytes_max
+# What the engine owes of its own (starts, grants, cancelled children) at 50 to 100 us each, and the
+# starts of one call.
+settled_per_look_max: Final = 64
+grants_per_look_max: Final = 32
+starts_per_look_max: Final = 64
+
 # Reading.
 read_page_records_max: Final = 10_000
 read_page_bytes_max: Final = 16 * MIB
@@ -73,7 +89,7 @@ signal_ids_kept_max: Final = 1_000
 signals_buffered_max: Final = 10_000
 waits_open_max: Final = 10_000
 children_open_max: Final = 20_000
-waits_resolved_per_look_max: Final = 1_000
+waits_resolved_per_look_max: Final = 250
 # Of the open questions, or of the components, that an error names.
 names_shown_max: Final = 10
 # What a run's state row may hold of each; all of it together fits the row.
@@ -144,8 +160,8 @@ dispatch_page_records_max: Final = 1_000
 
 event_page_records_max: Final = 500
 
-# Timers: how many are looked at in one go, and how long the service sleeps at most, which is how
-# late a jump of the wall clock can be noticed.
+# Timers: how many are taken off the heap in one go, and how long the service sleeps at most, which
+# is how late a jump of the wall clock can be noticed.
 timers_per_look_max: Final = 1_000
 timer_look_ms_max: Final = 1_000
 
@@ -300,6 +316,8 @@ assert pending_bytes_max - pending_bytes_reserve >= batch_bytes_max
 assert pending_bytes_reserve >= 4 * stream_message_bytes_max
 assert max(output_bytes_max, error_bytes_max, input_bytes_max) < record_payload_bytes_max
 assert 0 < fruitless_starts_shared_max < fruitless_starts_max - 1
+assert report_children_max <= report_entries_max < records_per_transition_max
+assert loop_slice_us < loop_pass_us_max
 assert waits_resolved_per_look_max < records_per_transition_max
 assert (
     signals_buffered_bytes_max

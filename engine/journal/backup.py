@@ -114,7 +114,7 @@ def _begin_backup(destination: Path, created_us: int) -> Path:
             destination=str(destination),
         )
     partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}-{created_us}")
-    partial.mkdir(parents=True)
+    partial.mkdir(mode=0o700, parents=True)  # it holds what the data directory holds
     return partial
 
 
@@ -288,7 +288,7 @@ def _place(root: Path, store: BackupStore) -> Path:
 def _begin_restore(data_dir: Path) -> bool:
     """Mark the directory as unfinished; whether it was made for this."""
     is_new = not data_dir.exists()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(data_dir.iterdir()):
         raise BackupInvalid(
             f"{data_dir} is not empty, and a restore overwrites nothing; name a new directory, or "

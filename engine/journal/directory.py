@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,10 @@ from engine.journal.durable import make_durable_folder, sync_folder
 from engine.journal.layout import lock_path, segments_path, system_path
 
 FORMAT: Final = "1"
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_log = logging.getLogger(__name__)
 
 
 class DataDirectory:
@@ -34,6 +40,7 @@ class DataDirectory:
             raise self._unusable(error) from error
         try:
             self._take()
+            _close_to_others(path)
             self._check_format()
         except OSError as error:
             os.close(self._lock)
@@ -87,3 +94,13 @@ class DataDirectory:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _close_to_others(path: Path) -> None:
+    """What tenants entrusted to the engine is not for the other users of the machine. A directory
+    of another owner is left as its owner wants it."""
+    found = path.stat()
+    if found.st_uid != os.geteuid() or not found.st_mode & _OTHERS:
+        return
+    path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+    _log.info("%s was open to other users of this machine, and is not any more", path)

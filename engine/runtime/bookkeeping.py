@@ -51,6 +51,7 @@ class Books:
         self._tenant = tenant
         self._owed: deque[Effect] = deque()
         self._is_settling = False
+        self._goes_on = False
 
     @property
     def are_settled(self) -> bool:
@@ -61,12 +62,19 @@ class Books:
 
     def settle(self) -> None:
         """Do what is owed. Not recursive, however deep a tree of children is: what an effect leads
-        to is owed behind the rest."""
+        to is owed behind the rest. And not all at once, if it is much: the rest comes when
+        everybody else has had a turn."""
         if self._is_settling:
             return
         self._is_settling = True
+        queues = self._tenant.queues
+        until = queues.granted_total + limits.settled_per_look_max
         try:
             while self._owed:
+                if queues.granted_total >= until:
+                    self.go_on_soon()
+                    return
+                until -= 1
                 effect = self._owed[0]
                 try:
                     _BOOKKEEPERS[type(effect)](self._tenant, effect)
@@ -81,6 +89,17 @@ class Books:
                     self._owed.popleft()
         finally:
             self._is_settling = False
+
+    def go_on_soon(self) -> None:
+        """In one of the next passes of the event loop."""
+        if not self._goes_on:
+            self._goes_on = True
+            self._tenant.look_at(self._tenant.clock.now_ms(), NO_RUN)
+
+    def look_again(self) -> None:
+        """Its time has come."""
+        self._goes_on = False
+        self.settle()
 
     def settle_later(self) -> None:
         self._tenant.look_at(self._tenant.clock.now_ms() + limits.settle_again_ms, NO_RUN)
@@ -108,6 +127,7 @@ class Books:
 
     def clear(self) -> None:
         self._owed.clear()
+        self._goes_on = False
 
 
 def _enqueue(tenant: TenantRuntime, effect: effects.Enqueue) -> None:

@@ -87,21 +87,24 @@ class Handle:
     async def start_many(
         self, context: RequestContext, requests: Sequence[StartRequest]
     ) -> list[Started | EngineError]:
-        """Start each, in one commit; what became of each, in their order."""
+        """Start each, in one commit or a few; what became of each, in their order."""
         tenant = await self._engine.tenant(context.tenant_id)
         await tenant.wait_for_room()
         results: list[Started | EngineError] = []
         refused = 0
-        for request in requests:
-            try:
-                component = self._component(
-                    context, request, names_nearest=refused < limits.nearest_names_per_call_max
-                )
-                results.append(self._start_nowait(tenant, context, request, component))
-            except EngineError as error:
-                refused += 1
-                results.append(error)
-        await tenant.journal.barrier()
+        with tenant.in_use():
+            for at, request in enumerate(requests, 1):
+                try:
+                    component = self._component(
+                        context, request, names_nearest=refused < limits.nearest_names_per_call_max
+                    )
+                    results.append(self._start_nowait(tenant, context, request, component))
+                except EngineError as error:
+                    refused += 1
+                    results.append(error)
+                if at % limits.starts_per_look_max == 0:
+                    await trio.lowlevel.checkpoint()  # many starts are not the others' wait
+            await tenant.journal.barrier()
         return results
 
     def _start_nowait(

@@ -23,7 +23,8 @@ _Queues = dict[Route, deque[LiveRun]]
 
 class RunQueues:
     """`grant` hands a run to a worker and says whether the run took the slot. When it cannot,
-    `comes_again` says whether the run keeps its place; who says so pumps again later."""
+    `comes_again` says whether the run keeps its place; who says so pumps again later. A call hands
+    out a bounded number of runs, and when more could go, `go_on` sees to a `pump_all` soon."""
 
     def __init__(
         self,
@@ -31,11 +32,14 @@ class RunQueues:
         pools: WorkerPools,
         grant: Callable[[LiveRun, PooledWorker], bool],
         comes_again: Callable[[LiveRun, EngineError], bool],
+        go_on: Callable[[], object],
     ) -> None:
         self._tenant = tenant
         self._pools = pools
         self._grant = grant
         self._comes_again = comes_again
+        self._go_on = go_on
+        self.granted_total = 0
         self.entities = Entities()
         # No queue is empty: what has been taken from the end of one takes it out of these.
         self._queues: _Queues = {}
@@ -60,24 +64,31 @@ class RunQueues:
         self._queues.setdefault(route, deque()).append(live)
         self.pump(route)
 
-    def pump(self, route: Route) -> int:
-        """Hand out as many runs of a route as there are free workers; how many."""
-        granted = 0
+    def pump(self, route: Route, tries: int = limits.grants_per_look_max) -> int:
+        """Hand out runs of a route while there are free workers, with so many tries; how many of
+        them are left."""
         # Looked up anew each time round: a grant may lead to another pump of the same route.
         while route in self._queues or route in self._suspects:
             worker = self._pools.choose(self._tenant, *route)
-            live = self._take(route, worker) if worker is not None else None
-            if worker is None or live is None:
+            if worker is None:
+                break
+            if not tries:
+                self._go_on()
+                break
+            tries -= 1
+            live = self._take(route, worker)
+            if live is None:
                 break
             live.is_queued = False
+            self.granted_total += 1
             try:
-                granted += self._grant(live, worker)
+                self._grant(live, worker)
             except EngineError as error:
                 if self._comes_again(live, error):
                     live.is_queued = True
                     self._queues.setdefault(route, deque()).appendleft(live)
                     break
-        return granted
+        return tries
 
     def _take(self, route: Route, worker: PooledWorker) -> LiveRun | None:
         """The next run for this worker. One that may be what its workers died of goes only to a
@@ -93,8 +104,9 @@ class RunQueues:
         return None
 
     def pump_all(self) -> None:
+        tries = limits.grants_per_look_max
         for route in [*self._queues, *self._suspects]:
-            self.pump(route)
+            tries = self.pump(route, tries)
 
     def pump_worker(self, worker: PooledWorker) -> None:
         """The worker has a free slot: whatever it serves may go. The longest queue first, so that
@@ -104,10 +116,11 @@ class RunQueues:
             for name in worker.components
             if (route := (worker.deployment_id, name)) in self._queues or route in self._suspects
         ]
+        tries = limits.grants_per_look_max
         for route in sorted(routes, key=lambda route: -len(self._queues.get(route, ()))):
             if not worker.may_be_chosen:
                 return
-            self.pump(route)
+            tries = self.pump(route, tries)
 
     def waiting_before(self, live: LiveRun) -> int:
         """How many runs are ahead of this one."""

@@ -71,13 +71,15 @@ class TenantRuntime:
         self.journal = journal
         self.clock = clock
         self.pools = pools
-        self.queues = RunQueues(self.tenant_id, pools, self._grant, self._comes_again)
+        self.books = Books(self)
+        self.queues = RunQueues(
+            self.tenant_id, pools, self._grant, self._comes_again, self.books.go_on_soon
+        )
         self.used_us = clock.monotonic_us()
         # Open runs that could not be taken up, and why.
         self.unrecovered: dict[RunId, EngineError] = {}
         self._lease_ms = lease_ms
         self._timers = timers
-        self.books = Books(self)
         self.waiters = Waiters()
         self._idempotency: dict[bytes, bytes] = {}
         self.shared_state = SharedState(journal)
@@ -407,10 +409,11 @@ class TenantRuntime:
     def time_has_come(self, run: RunId) -> None:
         if self.journal.committer.stopped_by is not None:
             return  # when it resumes, every run's timer is set anew
-        self.books.settle()
         if run == NO_RUN:
+            self.books.look_again()
             self.queues.pump_all()
             return
+        self.books.settle()
         try:
             live = self.find(run)
         except UnknownRun:

@@ -59,8 +59,13 @@ class Timers:
     async def run(self, on_due: Due) -> None:
         """Call `on_due` for each run whose time has come, until cancelled."""
         while True:
+            begun_us = self._clock.monotonic_us()
             for tenant, run in self.take_due():
                 on_due(tenant, run)
+                now_us = self._clock.monotonic_us()
+                if now_us - begun_us > limits.loop_slice_us:
+                    await trio.lowlevel.checkpoint()
+                    begun_us = now_us
             await self._wait_until_next()
 
     async def _wait_until_next(self) -> None:

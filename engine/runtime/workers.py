@@ -34,7 +34,7 @@ from engine.runtime.live import LiveRun
 from engine.runtime.performing import AckTo, revoke_frame
 from engine.runtime.pools import Lease, PooledWorker
 from engine.wire.journal import decode, encode
-from engine.wire.rules import check_emit, check_record, checked_run_id
+from engine.wire.rules import check_emit, check_record, check_report, checked_run_id
 from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class WorkerSession:
             if sequence != lease.sequence + 1:
                 self._take_back(run, lease_epoch, f"report {lease.sequence + 1} is missing")
                 return
+            check_report(entries)
             reported = tuple(_reported(kind, raw) for kind, raw in entries)
             command = Report(
                 lease_epoch=lease_epoch,

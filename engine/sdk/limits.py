@@ -12,12 +12,11 @@ from engine.base.limits import (
     KIB,
     MIB,
     record_payload_bytes_max,
-    records_per_transition_max,
     stream_message_bytes_max,
 )
 
-# One report is one transition of the run: how much of what is ready goes into it.
-report_entries_max: Final = 512
+# One report is one transition of the run: how much of what is ready goes into it. How many entries
+# the engine takes, and how many children among them, is its to say.
 report_bytes_max: Final = 1 * MIB
 
 # A user's value must fit a record beside the other fields of the record.
@@ -63,7 +62,6 @@ journal_page_records: Final = 1_000
 query_timeout_s: Final = 300.0  # longer than the engine lets a query run
 archive_timeout_s: Final = 3_600.0  # a flush after an outage, or looking through all objects
 
-assert report_entries_max <= records_per_transition_max
 assert report_bytes_max + record_payload_bytes_max < stream_message_bytes_max
 assert value_bytes_max < record_payload_bytes_max
 assert park_linger_ms <= park_linger_ms_max

@@ -10,7 +10,8 @@ from collections import deque
 
 import msgspec
 
-from engine.model.payloads import Payload
+from engine.base.limits import report_children_max, report_entries_max
+from engine.model.payloads import ChildStarted, Payload
 from engine.sdk import limits, records
 
 
@@ -49,15 +50,21 @@ class ReportQueue:
         """All that waits, in as many reports as its size asks for."""
         reports: list[Report] = []
         entries: list[tuple[int, bytes]] = []
-        size = 0
+        size = children = 0
         for waiting in self._waiting:
             entry = records.encode(waiting)
-            full = len(entries) >= limits.report_entries_max
-            if entries and (full or size + len(entry[1]) > limits.report_bytes_max):
+            starts = isinstance(waiting, ChildStarted)
+            full = (
+                len(entries) >= report_entries_max
+                or (starts and children >= report_children_max)
+                or size + len(entry[1]) > limits.report_bytes_max
+            )
+            if entries and full:
                 reports.append(self._numbered(entries))
-                entries, size = [], 0
+                entries, size, children = [], 0, 0
             entries.append(entry)
             size += len(entry[1])
+            children += starts
         if entries:
             reports.append(self._numbered(entries))
         self._waiting.clear()

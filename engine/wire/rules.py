@@ -10,15 +10,16 @@ Knows forms only. Whether a value makes sense where a run stands is a matter of 
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from engine.base import limits
-from engine.base.errors import MalformedRecord
+from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.base.ids import RunId
 from engine.base.json_text import check_json
 from engine.ext.fields import read_fields
@@ -71,6 +72,16 @@ def text(characters_max: int) -> Rule:
         if len(value) <= characters_max:
             return None
         return f"has {len(value)} characters, and at most {characters_max} are allowed"
+
+    return rule
+
+
+def one_of(members: type[enum.IntEnum]) -> Rule:
+    known = frozenset(members)
+    names = ", ".join(f"{member.value} ({member.name})" for member in members)
+
+    def rule(value: int) -> str | None:
+        return None if value in known else f"is {value}, and only {names} are known here"
 
     return rule
 
@@ -181,7 +192,7 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
     payloads.WaitCreated: {
         "position": POSITION,
         "wait_id": text(limits.wait_id_length_max),
-        "kind": anything,
+        "kind": one_of(payloads.WaitKind),
         "name": text(limits.waits_open_bytes_max),
         "due_ms": TIME,
         "question": text(limits.waits_open_bytes_max),
@@ -196,14 +207,14 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
         "position": POSITION,
         "child_run_id": run_id,
         "component": text(limits.component_name_length_max),
-        "mode": anything,
+        "mode": one_of(payloads.ChildMode),
         "input": json_value,
         "lease_epoch": anything,
         "entity_key": text(limits.key_length_max),
     },
     payloads.StateChanged: {
         "position": POSITION,
-        "scope": anything,
+        "scope": one_of(payloads.StateScope),
         "scope_key": text(limits.state_scope_key_bytes_max),
         "name": text(limits.state_name_bytes_max),
         "value": json_value,
@@ -215,7 +226,7 @@ RULES: Final[Mapping[type[msgspec.Struct], Mapping[str, Rule]]] = {
     },
     payloads.StateRead: {
         "position": POSITION,
-        "scope": anything,
+        "scope": one_of(payloads.StateScope),
         "scope_key": text(limits.state_scope_key_bytes_max),
         "name": text(limits.state_name_bytes_max),
         "value": json_value,
@@ -318,6 +329,32 @@ def _wrong_in_policy(data: bytes) -> str | None:
         return str(error)
     assert isinstance(policy, payloads.RetryPolicy)
     return wrong_in(policy)
+
+
+def check_report(entries: Sequence[tuple[int, bytes]]) -> None:
+    """Raises `LimitExceeded` for a report that would hold up everybody else; before it is read."""
+    if len(entries) <= 1:
+        return
+    if len(entries) > limits.report_entries_max:
+        raise LimitExceeded(
+            f"a report of {len(entries)} entries is over the limit of "
+            f"{limits.report_entries_max}; report less at a time",
+            records=len(entries),
+        )
+    children = sum(kind == RecordKind.CHILD_STARTED for kind, _ in entries)
+    if children > limits.report_children_max:
+        raise LimitExceeded(
+            f"a report that starts {children} children is over the limit of "
+            f"{limits.report_children_max}; start them in several reports",
+            children=children,
+        )
+    size = sum(len(data) for _, data in entries)
+    if size > limits.report_bytes_max:
+        raise LimitExceeded(
+            f"a report of {size} bytes is over the limit of {limits.report_bytes_max}; report less "
+            "at a time",
+            length=size,
+        )
 
 
 def check_record(kind: RecordKind, payload: bytes) -> None:

@@ -66,6 +66,7 @@ async def main(directory: Path, durability: str, acknowledgements: int) -> None:
     )
     async with open_journal(directory, settings) as journal:
         async with journal.use(tenant_id("traced")) as opened:
+            os.write(acknowledgements, b"begin;")
             await append_all(opened, acknowledgements)
             if durability == "interval":
                 await wait_until(lambda: not opened.committer.unsynced)

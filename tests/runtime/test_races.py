@@ -248,13 +248,16 @@ async def test_a_short_journal_of_large_outputs_is_dispatched_in_pages(handle: H
     assert again.largest < limits.stream_message_bytes_max
 
 
-async def test_what_a_report_is_answered_is_delivered_in_pages(handle: Handle) -> None:
+async def test_what_a_report_is_answered_is_delivered_in_pages(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "dispatch_page_records_max", 300)
     worker = MeasuringWorker()
     await worker.connect(handle, TENANT, "checkout")
     held = await worker.wait_held((await handle.start(CONTEXT, request())).run_id)
     asked = [
         StateRead(position=position, scope=StateScope.GLOBAL, name=f"key-{position}")
-        for position in range(1, limits.dispatch_page_records_max + 500)
+        for position in range(1, limits.report_entries_max + 1)
     ]
     worker.report(held, *asked)
     await worker.wait_acknowledged(held)

@@ -15,6 +15,7 @@ from engine.base.errors import MalformedRecord
 from engine.model import payloads
 from engine.model.payloads import (
     PAYLOAD_TYPES,
+    ChildMode,
     ChildStarted,
     Error,
     Payload,
@@ -23,10 +24,12 @@ from engine.model.payloads import (
     RunFailed,
     StateChanged,
     StateRead,
+    StateScope,
     StepCompleted,
     StepFailed,
     UsageReported,
     WaitCreated,
+    WaitKind,
 )
 from engine.model.records import RecordKind
 from engine.model.worker_frames import Component, Drain, Register
@@ -86,9 +89,16 @@ def check(payload: Payload) -> None:
     check_record(KINDS[type(payload)], journal.encode(payload))
 
 
+USUAL: dict[Any, dict[str, Any]] = {
+    ChildStarted: {"child_run_id": RUN, "mode": ChildMode.JOIN},
+    WaitCreated: {"kind": WaitKind.SIGNAL},
+    StateChanged: {"scope": StateScope.RUN},
+    StateRead: {"scope": StateScope.USER},
+}
+
+
 def record(struct_type: Any, **fields: Any) -> Payload:
-    usual = {"child_run_id": RUN} if struct_type is ChildStarted else {}
-    made: Payload = struct_type(**{**usual, **fields})
+    made: Payload = struct_type(**{**USUAL.get(struct_type, {}), **fields})
     return made
 
 
@@ -120,6 +130,13 @@ BOUNDS: list[tuple[Any, str, Any, Any]] = [
     (StateChanged, "name", "c", "c" * (limits.state_name_bytes_max + 1)),
     (StateRead, "scope_key", "c", "c" * (limits.state_scope_key_bytes_max + 1)),
     (StateRead, "name", "c", "c" * (limits.state_name_bytes_max + 1)),
+    (WaitCreated, "kind", WaitKind.TIMER, 0),
+    (WaitCreated, "kind", WaitKind.CHILD, 5),
+    (ChildStarted, "mode", ChildMode.DETACH, 3),
+    (ChildStarted, "mode", ChildMode.JOIN, 0),
+    (StateChanged, "scope", StateScope.GLOBAL, 6),
+    (StateChanged, "scope", StateScope.RUN, 0),
+    (StateRead, "scope", StateScope.SESSION, 2**31 - 1),
     (UsageReported, "model", "m" * 4096, "m" * 4097),
     (UsageReported, "tokens_in", 2**53, 2**53 + 1),
     (UsageReported, "tokens_out", 2**53, 2**64 - 1),
