@@ -131,6 +131,12 @@ class _Intake:
             return error
 
 
+def _user_of(line: StartLine, caller: Caller) -> str:
+    if line.user_id is None or caller.is_user_settled:
+        return caller.user_id
+    return line.user_id
+
+
 def start_of_line(line: StartLine, caller: Caller, what: str) -> StartRequest:
     deployment = line.deployment_id
     return StartRequest(
@@ -142,7 +148,7 @@ def start_of_line(line: StartLine, caller: Caller, what: str) -> StartRequest:
         deployment_id=caller.deployment_id if deployment is None else deployment_id(deployment),
         idempotency_key=line.idempotency_key,
         session_id=caller.session_id if line.session_id is None else line.session_id,
-        user_id=caller.user_id if line.user_id is None else line.user_id,
+        user_id=_user_of(line, caller),
         trace_id=caller.trace_id if line.trace_id is None else line.trace_id,
         correlation_id=line.correlation_id,
         tags=line.tags,

@@ -16,7 +16,7 @@ from engine.gateway.exchange import Exchange
 from engine.gateway.intake import LineReader
 from engine.gateway.settings import batch_chunk_starts_max
 from tests.gateway.client import Answer, Client
-from tests.gateway.conftest import CONTEXT, Connect, RunningGateway, running
+from tests.gateway.conftest import CONTEXT, OTHER_KEY, Connect, RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD
 
 PATH = "/v1/runs:batch"
@@ -60,9 +60,10 @@ async def test_a_line_says_everything_a_start_can(gateway: RunningGateway) -> No
         "entity_key": "e",
     }
     async with gateway.client() as client:
-        first = await send(client, lines_of(line))
-        again = await send(client, lines_of(line))
-        other = await send(client, lines_of(line | {"input": 1}))
+        first, again, other = [
+            await send(client, lines_of(found), X_API_Key=OTHER_KEY)
+            for found in (line, line, line | {"input": 1})
+        ]
     request = gateway.handle.only_run().request
     said = {name: getattr(request, name) for name in line if name not in ("kind", "input")}
     assert said == {name: line[name] for name in said}

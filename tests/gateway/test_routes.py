@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.base.ids import parse_run_id
@@ -69,16 +70,29 @@ async def test_what_headers_and_query_say_reaches_the_run(
             X_Deployment_ID="blue",
             X_Session_ID="s",
             X_User_ID="u",
+            X_API_Key=OTHER_KEY,
             traceparent=f"00-{trace_id}-00f067aa0ba902b7-01",
         )
         run = gateway.handle.only_run().request
-        view = (await client.get(f"/v1/runs/{answer.json['run_id']}")).json
+        location = answer.headers["location"]
+        view = (await client.get(location, X_API_Key=OTHER_KEY)).json
     assert (run.idempotency_key, run.deployment_id) == ("k", "blue")
     assert (run.session_id, run.user_id, run.trace_id) == ("s", "u", trace_id)
     assert (run.start_at_ms, run.entity_key) == (5, "e/1")
     assert (run.correlation_id, run.prompt_version) == ("c", "p")
     assert view["tags"] == {"customer": "acme", "a": "b"}
-    assert answer.headers["location"] == f"/v1/runs/{answer.json['run_id']}"
+    assert location == f"/v1/runs/{answer.json['run_id']}"
+
+
+async def test_a_key_that_has_a_user_speaks_for_no_other(
+    gateway: RunningGateway, connect: Connect
+) -> None:
+    async with connect() as client:
+        await client.post(f"/v1/workflows/{HOLD}/submit", X_User_ID="u")
+        line = msgspec.json.encode({"component": HOLD, "user_id": "u"})
+        await client.ask("POST", "/v1/runs:batch", line, headers={"X-User-ID": "u"})
+    users = [run.request.user_id for run in gateway.handle.all_runs()]
+    assert users == [CONTEXT.user_id] * 2
 
 
 async def test_without_headers_the_context_and_the_defaults_count(gateway: RunningGateway) -> None:
