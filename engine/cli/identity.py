@@ -18,7 +18,6 @@ from engine.config.settings import ApiKey, AuthSettings
 from engine.coordinator.ports import Peer
 from engine.model.context import AuthMode, RequestContext
 
-
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{1,5})?")
 # What proxies tell of whom they ask for, beside the X-Forwarded headers.
 _OF_PROXIES: Final = frozenset(

@@ -14,6 +14,8 @@ from engine.base.limits import KIB, MIB, input_bytes_max, name_length_max
 
 head_bytes_max: Final = 16 * KIB  # of a request; Hypercorn's h11 is told the same
 http2_streams_max: Final = 16  # open at once on a connection; the answers of all may wait in memory
+# A body that is not JSON is read once more, slowly, to say where, if it is no longer than this.
+located_bytes_max: Final = 128 * KIB
 query_parameters_max: Final = 64
 tags_max: Final = 64
 tag_bytes_max: Final = 512

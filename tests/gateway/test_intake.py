@@ -85,7 +85,6 @@ async def test_what_a_line_leaves_out_the_headers_say(gateway: RunningGateway) -
     [
         (b"{", "malformed_json", None),
         (b'{"component":"x","input":"\xff"}', "malformed_json", None),
-        (b'{"component":"x","input":1e999}', "malformed_json", None),
         (b"[]", "invalid_input", "line 2"),
         (b"{}", "invalid_input", "component"),
         (b'{"component":""}', "invalid_input", "component"),

@@ -114,7 +114,17 @@ async def test_one_of_several_signatures_is_enough() -> None:
         assert (await client.ask("POST", "/v1/webhooks/paid", BODY, headers)).status == 202
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"data":1}', b"[]", b'{"data":{"metadata":{}}}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"data":1}',
+        b"[]",
+        b'{"data":{"metadata":{}}}',
+        b'{"data":{"metadata":{"run_id":1e999}}}',
+        b'{"data":{"metadata":{"run_id":{}}}}',
+    ],
+)
 async def test_a_body_that_names_no_run(body: bytes) -> None:
     headers = standard(body, key=base64.b64decode(KEY))
     async with running(webhooks=HOOKS) as gateway, gateway.client() as client:
