@@ -41,6 +41,8 @@ _LAX_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+# What is sent is what it says it is: no browser takes JSON for a page.
+_NO_SNIFFING: Final = b"x-content-type-options: nosniff\r\n"
 _CLOSE: Final = b"connection: close\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _NO_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -359,9 +361,10 @@ class PlainExchange(Exchange):
 
     def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
         lines = [b"%b: %b\r\n" % header for header in headers]
-        return b"%b%b%b%b%b\r\n" % (
+        return b"%b%b%b%b%b%b\r\n" % (
             _STATUS_LINES[status],
             self._connection.shared.date(),
+            _NO_SNIFFING,
             b"".join(lines),
             framing,
             _CLOSE if self.closes else b"",
