@@ -67,7 +67,8 @@ class Holding:
 
     def add(self, count: int) -> None:
         """Raises, and holds no more than before, when there is no room."""
-        self._bodies.check_room(self._payers, count)
+        if count > 0:
+            self._bodies.check_room(self._payers, count)
         self._bodies._change(self._payers, count)
         self.bytes += count
 

@@ -47,7 +47,7 @@ async def webhook(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -
 async def _drop(door: Door, exchange: Exchange) -> None:
     """Takes as long, and as much of its payer's share, as a body that is kept."""
     digest = hmac.new(_NOBODYS_SECRET, digestmod=hashlib.sha256)
-    with door.bodies.holding(exchange.payers) as held:
+    with exchange.holding() as held:
         while piece := await exchange.read_piece(door.settings.body_bytes_max):
             held.add(len(piece))
             digest.update(piece)

@@ -52,7 +52,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
 class Held(Protocol):
     def add(self, count: int, /) -> None:
-        """So many bytes more; raises when there is no room for them."""
+        """So many bytes more, or fewer; raises when there is no room for them."""
 
 
 class Room(Protocol):
@@ -97,13 +97,17 @@ class Exchange(abc.ABC):
 
     async def read(self, bytes_max: int) -> bytes:
         """The whole body; `BodyTooLarge` if it is longer than that."""
-        assert self.payers, "no body is kept for somebody who has not been asked for a name"
-        with self._room.holding(self.payers) as held:
-            pieces = []
+        with self.holding() as held:
+            body = bytearray()  # a list of them would cost more than they hold, if they are crumbs
             while piece := await self.read_piece(bytes_max):
                 held.add(len(piece))
-                pieces.append(piece)
-            return b"".join(pieces)
+                body += piece
+            return bytes(body)
+
+    def holding(self) -> AbstractContextManager[Held]:
+        """For who reads piece by piece, and says what it keeps."""
+        assert self.payers, "nothing is kept for somebody who has not been asked for a name"
+        return self._room.holding(self.payers)
 
     @abc.abstractmethod
     async def read_piece(self, bytes_max: int) -> bytes:

@@ -32,6 +32,8 @@ linger_s_max: Final = 2.0
 # Starts are committed this many at a time; more would hold up everybody else's requests.
 batch_chunk_starts_max: Final = 512
 batch_chunk_bytes_max: Final = 1 * MIB
+# And so much of a batch that was stopped, by who does not read the answer before it has sent all.
+batch_drop_bytes_max: Final = 256 * MIB
 # What has come of request bodies waits in memory for the rest: all of them together hold this much
 # at most, those of one tenant a quarter of it, and so do those of all who need no key (webhooks).
 bodies_bytes_max: Final = 256 * MIB
