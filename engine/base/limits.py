@@ -153,12 +153,17 @@ nearest_names_pairs_max: Final = 64 * KIB
 nearest_names_per_call_max: Final = 1
 lease_ms: Final = 15_000
 
-# Live events (output, progress, logs) that wait for one listener; more than that are dropped.
+# Live events (output, progress, logs) that wait for one listener, and for all of a tenant: their
+# number and their bytes. The oldest are dropped for more.
 live_events_buffered_max: Final = 1_000
+live_events_bytes_max: Final = 1 * MIB
+live_events_tenant_bytes_max: Final = 64 * MIB
 dispatch_page_bytes_max: Final = 1 * MIB
 dispatch_page_records_max: Final = 1_000
 
+# Of a run's journal in the hands of one reader of its events, who may be slow.
 event_page_records_max: Final = 500
+event_page_bytes_max: Final = 256 * KIB
 
 # Timers: how many are taken off the heap in one go, and how long the service sleeps at most, which
 # is how late a jump of the wall clock can be noticed.

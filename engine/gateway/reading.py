@@ -15,20 +15,26 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from engine.base.errors import InvalidInput
+from engine.base.json_text import check_json
 from engine.base.limits import idempotency_key_bytes_max, key_length_max
 from engine.gateway.problems import MalformedJson, MalformedRequest
-from engine.gateway.settings import query_parameters_max, tag_bytes_max, tags_max
+from engine.gateway.settings import (
+    located_bytes_max,
+    query_parameters_max,
+    tag_bytes_max,
+    tags_max,
+)
 
 T = TypeVar("T")
 
 NULL: Final = b"null"
 TAG_PREFIX: Final = "tag."
 
-_JSON: Final = msgspec.json.Decoder()
 _BYTE: Final = re.compile(r" \(byte (\d+)\)")
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`")
 _NAMED: Final = re.compile(r"field `([^`]+)`")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TOO_DEEP: Final = "it is nested too deeply or has a number that is too long"
 _NO_TRACE: Final = "0" * 32
 
 
@@ -37,8 +43,8 @@ def checked_json(body: bytes, what: str = "the body") -> bytes:
     if not body:
         return NULL
     try:
-        _JSON.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        check_json(body)
+    except ValueError as error:
         raise malformed_json(body, error, what) from error
     return body
 
@@ -144,19 +150,22 @@ def malformed_json(body: bytes, error: Exception, what: str) -> MalformedJson:
 
 
 def _located(body: bytes, error: Exception) -> tuple[str, str, int]:
-    """What is wrong, the text, and where in it. Asks the standard library, which is slower and
-    knows the place to the letter, unless it sees nothing wrong."""
+    """What is wrong, the text, and where in it. Asks the standard library, which knows the place
+    to the letter, unless it sees nothing wrong, or the text is long: it makes values of it all."""
     try:
         text = body.decode()
     except UnicodeDecodeError as undecodable:
         before = body[: undecodable.start].decode()
         return "a string is not UTF-8", before, len(before)
     try:
-        json.loads(text)
+        if len(body) <= located_bytes_max:
+            json.loads(text)
     except json.JSONDecodeError as found:
         return found.msg[:1].lower() + found.msg[1:], text, found.pos
     except (RecursionError, ValueError):
-        return "it is nested too deeply or has a number that is too long", text, 0
+        return _TOO_DEEP, text, 0
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return _TOO_DEEP, text, 0
     reason = _BYTE.sub("", str(error)).removeprefix("JSON is malformed: ")
     byte = _BYTE.search(str(error))
     before = body[: int(byte[1])].decode(errors="ignore") if byte is not None else text

@@ -165,14 +165,18 @@ class Segment:
     # ---- reading ----
 
     def read(
-        self, from_offset: int = 0, *, records_max: int = limits.read_page_records_max
+        self,
+        from_offset: int = 0,
+        *,
+        records_max: int = limits.read_page_records_max,
+        bytes_max: int = limits.read_page_bytes_max,
     ) -> list[Record]:
-        """Durable records from an offset on, at most a page of them."""
+        """Durable records from an offset on, at most a page of them; one at least, if there is."""
         records: list[Record] = []
         page_bytes = 0
         for offset, value in enumerate(self.read_values(from_offset, records_max), from_offset):
             page_bytes += len(value)
-            if records and page_bytes > limits.read_page_bytes_max:
+            if records and page_bytes > bytes_max:
                 break
             records.append(self._record(offset, value))
         return records

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
 
+from engine.base.component_names import COMPONENT_NAME_RULE, is_component_name
 from engine.base.errors import InvalidInput
-from engine.base.limits import component_name_length_max, key_length_max
+from engine.base.limits import key_length_max
 from engine.model.runs import ComponentKind
 from engine.model.worker_frames import Component as RegisteredComponent
 from engine.sdk import values
@@ -30,8 +30,6 @@ REPLAYED_KINDS: Final = frozenset(
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_NAME: Final = re.compile(rf"[^\s/\\\x00-\x1f\x7f]{{1,{component_name_length_max}}}\Z")
 
 
 class Component(Generic[P, R]):
@@ -150,10 +148,8 @@ def seconds(duration: float | timedelta | None) -> float | None:
 
 
 def _checked_name(name: str) -> str:
-    if _NAME.match(name) is None:
+    if not is_component_name(name):
         raise InvalidComponent(
-            f"component name {name[:80]!r} is not valid: use 1 to {component_name_length_max} "
-            "characters without spaces and slashes",
-            field="name",
+            f"component name {name[:80]!r} is not valid: {COMPONENT_NAME_RULE}", field="name"
         )
     return name
