@@ -22,7 +22,7 @@ from rich.text import Text
 from engine import __version__
 
 PYTHON_MIN: Final = (3, 11)
-EXTENSIONS: Final = ("append", "fields", "frames", "offsets", "protobuf", "replay")
+EXTENSIONS: Final = ("append", "fields", "frames", "json_scan", "offsets", "protobuf", "replay")
 
 Verdict = Literal["ok", "warn", "fail"]
 _COLOURS: Final[Mapping[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -28,6 +28,8 @@ drop_bytes_max: Final = 64 * KIB
 linger_s_max: Final = 2.0
 # Starts are committed this many at a time; more would hold up everybody else's requests.
 batch_chunk_starts_max: Final = 512
+# Of one body, which is looked at in one go; a body of lines may have more.
+batch_inputs_max: Final = 10_000
 batch_chunk_bytes_max: Final = 1 * MIB
 # A request body may wait in memory for its rest; all of them together may hold this much.
 bodies_bytes_max: Final = 256 * MIB
