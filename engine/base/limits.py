@@ -29,10 +29,10 @@ late_row_bytes_min: Final = 4 * KIB
 # pieces, between which everybody else has a turn.
 loop_pass_us_max: Final = 20_000
 loop_slice_us: Final = 5_000
-# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and
-# may go to a worker at once, 80 to 160.
-report_entries_max: Final = 512
-report_children_max: Final = 64
+# A report is one transition. An entry costs 10 to 50 us, a child, which is a run that starts and
+# may go to a worker at once, 80 to 250.
+report_entries_max: Final = 256
+report_children_max: Final = 48
 report_bytes_max: Final = record_payload_bytes_max
 # What the engine owes of its own (starts, grants, cancelled children) at 50 to 100 us each, and the
 # starts of one call.
@@ -133,6 +133,11 @@ retry_code_length_max: Final = 256
 state_value_bytes_max: Final = 256 * KIB
 state_name_bytes_max: Final = 512
 state_scope_key_bytes_max: Final = 1_024
+
+# How deep the arrays and objects of a value may be: less than any reader of it can follow.
+json_depth_max: Final = 512
+# As many digits as Python makes a number of.
+json_number_length_max: Final = 4_300
 
 list_runs_max: Final = 1_000
 # Rows a listing looks at before it lets others go on.

@@ -23,7 +23,7 @@ from engine import __version__
 from engine.cli.checking.check import Check, Verdict
 
 PYTHON_MIN: Final = (3, 11)
-EXTENSIONS: Final = ("append", "fields", "frames", "offsets", "protobuf", "replay")
+EXTENSIONS: Final = ("append", "fields", "frames", "json_scan", "offsets", "protobuf", "replay")
 
 _COLOURS: Final[Mapping[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

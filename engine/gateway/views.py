@@ -32,21 +32,17 @@ _CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
 async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
     target = target_of(asked.parameters, asked.query)
     caller = caller_of(door, asked.headers, context)
-    body = reading.typed_json(_BATCH, asked.body)
+    body = reading.typed_json(_BATCH, reading.checked_json(asked.body))
     key = caller.idempotency_key
-    requests = [
-        start_request(
-            target,
-            caller,
-            reading.checked_json(bytes(json_input), f"inputs[{index}]"),
-            None if key is None else f"{key}#{index}",
-        )
-        for index, json_input in enumerate(body.inputs)
-    ]
     found: list[bytes] = []
-    for first in range(0, len(requests), batch_chunk_starts_max):
-        chunk = requests[first : first + batch_chunk_starts_max]
-        found.extend(await _start_many(door, context, chunk))
+    for first in range(0, len(body.inputs), batch_chunk_starts_max):
+        requests = [
+            start_request(target, caller, bytes(json_input), None if key is None else f"{key}#{at}")
+            for at, json_input in enumerate(
+                body.inputs[first : first + batch_chunk_starts_max], first
+            )
+        ]
+        found.extend(await _start_many(door, context, requests))
     return Response(b'{"runs":[%b]}' % b",".join(found), status=202)
 
 
