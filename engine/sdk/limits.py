@@ -44,6 +44,7 @@ outgoing_bytes_pause: Final = 8 * MIB
 
 # A worker.
 capacity_default: Final = 1_000
+runs_over_capacity_max: Final = 100
 threads_default: Final = 32
 register_timeout_s: Final = 10.0
 drain_timeout_s_default: Final = 30.0

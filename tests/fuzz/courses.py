@@ -8,6 +8,7 @@ is declared. Minutes of it with ENGINE_FUZZ_SECONDS, another course with ENGINE_
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import random
@@ -54,6 +55,8 @@ Given = Mapping[str, "int | bytes | Sequence[bytes]"]
 def seeds(first: int, count_min: int = 1) -> Iterator[int]:
     """So many, and more for as long as ENGINE_FUZZ_SECONDS says."""
     until = time.monotonic() + LASTS_S
+    if LASTS_S:
+        faulthandler.cancel_dump_traceback_later()  # each course has a deadline of its own
     for seed in itertools.count(first):
         if seed - first >= count_min and time.monotonic() >= until:
             return
@@ -136,7 +139,7 @@ class Course:
             case "run_id":
                 return 2, self.run
             case "child_run_id":
-                return 2, child_run_id(self.run, self.positions)
+                return 2, self._child(self.positions)
             case "wait_id":
                 return 2, str(self.positions).encode()
             case "component":
@@ -155,6 +158,9 @@ class Course:
             return 0, varint(self.random.choice(field.enum_type.values[1:]).number)
         return 0, varint(self.random.choice((0, 1, 2)))
 
+    def _child(self, position: int) -> RunId:
+        return child_run_id(RunId(self.run.ljust(16)[:16]), position)
+
     def _edge(self, field: Any) -> tuple[int, bytes]:
         if field.message_type is not None:
             return 2, self.random.choice((b"", b"\xff", self.message("Error")))
@@ -163,7 +169,7 @@ class Course:
         if field.type == FieldDescriptor.TYPE_STRING:
             return 2, self.random.choice(TEXTS)
         if field.type == FieldDescriptor.TYPE_BYTES:
-            runs = (self.run, child_run_id(self.run, 1)) if field.name.endswith("run_id") else ()
+            runs = (self.run, self._child(1)) if field.name.endswith("run_id") else ()
             return 2, self.random.choice((*(runs or VALUES), *IDS))
         return 0, varint(self.random.choice(NUMBERS))
 

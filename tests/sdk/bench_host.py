@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from engine.base.clock import ManualClock
+from engine.model.worker_frames import Registered
 from engine.sdk.authoring.registry import AnyComponent, Registry
 from engine.sdk.replay.loop import ScriptLoop
 from engine.sdk.worker.hosts import Done
@@ -116,6 +117,7 @@ class BenchWorker:
             return self.hosts[0]
 
         self.session = Session(self.registry, self.engine.clock, wake=lambda: None, host=make_host)
+        self.session.registered = Registered()
 
     @property
     def host(self) -> ManualHost:

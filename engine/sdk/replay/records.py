@@ -272,7 +272,7 @@ def decode(kind: int, data: bytes) -> Payload | None:
         return None
     try:
         payload = _decoded(shape, data)
-    except (IndexError, ValueError, struct.error) as error:
+    except (AttributeError, IndexError, ValueError, struct.error) as error:
         raise MalformedRecord(
             f"the engine sent a {RecordKind(kind).name} record that cannot be read: {error}; "
             "worker and engine may be of versions that do not go together",

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.base.clock import Clock
-from engine.base.errors import EngineError
+from engine.base.errors import EngineError, MalformedRecord
 from engine.base.ids import RunId, run_id_text
+from engine.base.limits import worker_capacity_max
 from engine.ext import frames
 from engine.model.worker_frames import (
     ENGINE_FRAME_TYPES,
@@ -25,10 +26,13 @@ from engine.model.worker_frames import (
     Register,
     Registered,
     Revoke,
+    ScannedAck,
+    ScannedDeliver,
 )
 from engine.sdk import failures, limits
 from engine.sdk.authoring.facts import RunFacts
 from engine.sdk.authoring.registry import Registry
+from engine.sdk.errors import ConnectionLost
 from engine.sdk.problems import error_of
 from engine.sdk.replay.history import Entry
 from engine.sdk.replay.machine import Machine
@@ -36,6 +40,7 @@ from engine.sdk.worker.hosts import Host
 from engine.sdk.worker.runs import FunctionRun, HeldRun, Worksite
 from engine.sdk.worker.workflow_run import WorkflowRun
 from engine.wire import worker as wire
+from engine.wire.rules import checked_run_id
 
 _log: Final = logging.getLogger("engine.worker")
 
@@ -61,6 +66,9 @@ class Session:
         self._touched: dict[HeldRun, None] = {}
         self._outgoing: deque[bytes] = deque()
         self.outgoing_bytes = 0
+        self._runs_max = worker_capacity_max
+        self._failure: Exception | None = None
+        self._refusal: EngineError | None = None
         self.registered: Registered | None = None
         self.is_draining = False
         # The engine goes away and will be back: not a refusal, and not an error of the worker's.
@@ -69,6 +77,8 @@ class Session:
     # ---- sending ----
 
     def register(self, register: Register) -> None:
+        # The engine may give a slot away before the worker has heard that it is free.
+        self._runs_max = 2 * register.capacity + limits.runs_over_capacity_max
         self._send(wire.encode_worker_frame(register))
 
     def heartbeat(self) -> None:
@@ -82,6 +92,8 @@ class Session:
 
     def take(self) -> bytes | None:
         """The next message, of everything that is ready up to a size; None: nothing is."""
+        if self._failure is not None:
+            raise _defect(self._failure) from self._failure
         outgoing = self._outgoing
         if not outgoing:
             return None
@@ -104,27 +116,42 @@ class Session:
     # ---- receiving ----
 
     def receive(self, message: bytes) -> None:
-        for frame in frames.scan_engine_frames(message):
-            if frame[0] == "ack":
-                run = self._held(frame[1], frame[2])
-                if run is not None:
-                    run.acknowledge(frame[3])
-            elif frame[0] == "dispatch":
-                self._dispatch(*frame[1:])
-            elif frame[0] == "deliver":
-                run = self._held(frame[1], frame[2])
-                if run is not None:
-                    run.deliver(frame[3])
-            else:
-                self._cold(frame[1], frame[2])
+        try:
+            for frame in frames.scan_engine_frames(message):
+                if frame[0] == "cold":
+                    self._cold(frame[1], frame[2])
+                elif self.registered is None:
+                    raise ConnectionLost("the engine sent work before it accepted the registration")
+                elif frame[0] == "dispatch":
+                    self._dispatch(*frame[1:])
+                else:
+                    self._tell(frame)
+        except Exception as failure:
+            if isinstance(failure, ConnectionLost) or failure is self._refusal:
+                raise
+            raise _defect(failure) from failure
         self.host.hurry()
+
+    def _tell(self, frame: ScannedAck | ScannedDeliver) -> None:
+        run = self._held(frame[1], frame[2])
+        if run is None:
+            return
+        if frame[0] == "ack":
+            run.acknowledge(frame[3])
+        else:
+            run.deliver(frame[3])
 
     def turn(self) -> None:
         """Every run that was touched does what follows from it."""
         while self._touched:
             touched, self._touched = self._touched, {}
             for run in touched:
-                run.turn()
+                try:
+                    run.turn()
+                except Exception as failure:  # noqa: BLE001 - ends the session, where it is heard
+                    self._failure = failure
+                    self._wake()
+                    return
                 if run.is_done and self._runs.get(run.run_id) is run:
                     del self._runs[run.run_id]
         if self.is_draining and self.is_idle:
@@ -165,12 +192,17 @@ class Session:
         journal: list[Entry],
         more: bool,
     ) -> None:
-        held = self._runs.get(run_id)
+        held = self._runs.get(checked_run_id(run_id))
         if held is not None:
             if held.lease_epoch >= lease_epoch:
                 return  # the same dispatch again
             held.drop()
             del self._runs[run_id]
+        if self.runs_held + len(self._loading) >= self._runs_max:
+            raise ConnectionLost(
+                f"the engine sent another run to a worker that has {self.runs_held}, which is far "
+                "over its capacity"
+            )
         machine = self._loading.pop(run_id, None)
         if machine is None or machine.lease_epoch != lease_epoch:
             machine = Machine(run_id, lease_epoch)
@@ -180,7 +212,8 @@ class Session:
                 self._loading[run_id] = machine
                 return
             run = self._begin(machine, attempt, component)
-        except EngineError as error:
+        except Exception as failure:  # noqa: BLE001 - whatever the journal said, it is the run's
+            error = failure if isinstance(failure, EngineError) else _unreadable(failure)
             facts = RunFacts(run_id, attempt, machine.accepted)
             run = FunctionRun(self._site, facts, lease_epoch, error=failures.recorded(error))
         self._runs[run_id] = run
@@ -207,7 +240,8 @@ class Session:
             case Revoke() as revoke:
                 self._revoke(RunId(revoke.run_id), revoke.lease_epoch, revoke.message)
             case Refused(fatal=True) as refused:
-                raise error_of(refused.code, refused.message)
+                self._refusal = error_of(refused.code, refused.message)
+                raise self._refusal
             case Refused() as refused:
                 _log.warning("the engine refused a report: %s", refused.message)
                 # The engine ends such a run by itself, or takes it back.
@@ -224,3 +258,23 @@ class Session:
             _log.info("run %s is no longer this worker's: %s", run_id_text(run_id), message)
             run.drop()
             del self._runs[run_id]
+
+
+def _unreadable(failure: Exception) -> MalformedRecord:
+    return MalformedRecord(
+        f"the run's journal cannot be followed ({_said(failure)}); worker and engine may be of "
+        "versions that do not go together"
+    )
+
+
+def _defect(failure: Exception) -> ConnectionLost:
+    """The other runs go on in a new session."""
+    _log.debug("the session failed", exc_info=failure)
+    return ConnectionLost(
+        f"the worker could not follow what the engine sent ({_said(failure)}), which is a defect "
+        "of one of them, or their versions do not go together; it connects anew"
+    )
+
+
+def _said(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"[: limits.input_characters_shown]

@@ -21,6 +21,7 @@ from grpclib.const import Cardinality
 from grpclib.encoding.base import CodecBase
 
 from engine.base.errors import InvalidEndpoint
+from engine.base.limits import stream_message_bytes_max
 from engine.sdk import limits
 from engine.sdk.errors import ConnectionLost
 from engine.wire.worker import CONNECT_METHOD
@@ -109,6 +110,7 @@ class Connection:
             with self._translated():
                 await self._stream.__aenter__()
                 await self._stream.send_request()
+                self._bound_messages()
         except ConnectionLost:
             self._channel.close()
             raise
@@ -138,6 +140,22 @@ class Connection:
         """The next message, or None when the engine has ended the stream in order."""
         with self._translated():
             return await self._stream.recv_message()
+
+    def _bound_messages(self) -> None:
+        """grpclib reads a message of any length into memory; it reads it with one call."""
+        inner: Any = self._stream._stream
+        read = inner.recv_data
+
+        async def recv_data(size: int) -> bytes:
+            if size > stream_message_bytes_max:
+                raise ValueError(
+                    f"a message of {size} bytes was announced, over the {stream_message_bytes_max} "
+                    "that an engine sends"
+                )
+            data: bytes = await read(size)
+            return data
+
+        inner.recv_data = recv_data
 
     async def end(self) -> None:
         """Nothing more will be sent."""

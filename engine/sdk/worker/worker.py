@@ -242,6 +242,8 @@ class Worker:
             session = Session(self.registry, self._clock, wake=wanted.set, host=make_host)
             self._session = session
             session.register(self._registration())
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
             try:
                 await _until_one_ends(
                     self._read(connection, session),
@@ -251,6 +253,8 @@ class Worker:
             finally:
                 self._session = None
                 session.close()
+                if loop.time() - began_s > limits.reconnect_ms_max / 1_000:
+                    self._failures = 0  # one that ends as soon as it has begun is a failure too
 
     def _registration(self) -> Register:
         return Register(
@@ -290,7 +294,6 @@ class Worker:
     def _registered(self, session: Session) -> None:
         registered = session.registered
         assert registered is not None
-        self._failures = 0
         _log.info("worker %s is connected, session %d", registered.worker_id, registered.session)
         if self._draining.is_set():
             session.drain("the worker was asked to stop")
