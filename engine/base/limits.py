@@ -29,6 +29,8 @@ late_row_bytes_min: Final = 4 * KIB
 # pieces, between which everybody else has a turn.
 loop_pass_us_max: Final = 20_000
 loop_slice_us: Final = 5_000
+# The longest pass is told of the last one to two of these.
+loop_passes_window_us: Final = 60_000_000
 # A report is one transition. An entry costs 10 to 50 us, a child, which is a run that starts and
 # may go to a worker at once, 80 to 250.
 report_entries_max: Final = 256

@@ -24,6 +24,7 @@ from engine.gateway import serve as gateway
 from engine.gateway.settings import GatewaySettings
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
+from engine.runtime.passes import measured_passes
 
 _STOP_SLACK_S = 1.0
 
@@ -56,6 +57,7 @@ async def run_runtime(
             lease_ms=settings.coordinator.lease_ms,
             followers=[tiers],
         ) as engine,
+        measured_passes() as passes,
     ):
         _spare_the_collector()
         handle = Handle(engine, tiers)
@@ -77,6 +79,7 @@ async def run_runtime(
                     host=http_address.host,
                     port=http_address.port,
                     stop=stop,
+                    more_metrics=passes.text,
                     tls=tls_http,
                     task_status=task_status,
                 )
