@@ -186,7 +186,7 @@ schema_bytes_max: Final = 256 * KIB
 # A worker that does not read gets no new runs past `pause` bytes, and is cut off at the maximum.
 stream_message_bytes_max: Final = 8 * MIB
 stream_message_bytes_aim: Final = 256 * KIB
-stream_message_frames_max: Final = 65_536
+stream_message_frames_max: Final = 16_384
 stream_frames_per_turn_max: Final = 64
 # Of runs that a worker no longer holds: whose last report is known when it comes a second time.
 last_reports_kept_max: Final = 1_000
@@ -204,6 +204,12 @@ stream_resets_max: Final = 3
 # PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
 stream_control_frames_at_once_max: Final = 200
 stream_control_frames_per_s_max: Final = 20
+# Heartbeats, events and what else is no report, of all the workers of a tenant together: one costs
+# the event loop some 6 us, so that a tenant has a third of it. A registration counts as several.
+stream_light_frames_at_once_max: Final = 50_000
+stream_light_frames_per_s_max: Final = 50_000
+stream_register_light_frames: Final = 100
+stream_component_light_frames: Final = 5
 # Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
 stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000

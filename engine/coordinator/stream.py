@@ -36,6 +36,7 @@ from engine.coordinator.offenders import Offenders
 from engine.coordinator.outbox import Level, Outbox
 from engine.coordinator.ports import Authenticate, WorkerDoor, WorkerSession
 from engine.coordinator.register import checked_register, token_of
+from engine.coordinator.shares import Share, Shares
 from engine.ext import frames
 from engine.model.worker_frames import (
     WORKER_FRAME_TYPES,
@@ -69,6 +70,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     engine_version: str
     defects: Defects
     offenders: Offenders
+    shares: Shares
 
 
 class WorkerStream:
@@ -84,10 +86,12 @@ class WorkerStream:
         self._over = False  # nothing that still comes in counts
         self._is_cut = False
         self._session: WorkerSession | None = None
+        self._share: Share | None = None
         self._reader: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[None] | None = None
         self._loop: Final = asyncio.get_running_loop()
         self._frames_taken = 0
+        self._light_frames = 0  # what is not yet counted against the tenant's share
         self.tenant_id: TenantId | None = None
         self.worker_id = ""
         self.pulse: Final = Pulse(surroundings.clock.monotonic_us())
@@ -182,6 +186,8 @@ class WorkerStream:
         self._sendable.set()
         session, self._session = self._session, None
         if session is not None:
+            assert self._share is not None
+            self._share.sessions -= 1
             self._tell(session.disconnect)
 
     def _tell(self, call: Callable[[], None]) -> None:
@@ -245,12 +251,20 @@ class WorkerStream:
         message = frame[2]
         # Who is not known costs no more than the reading of the token.
         tenant_id = self._around.authenticate(token_of(message), self._peer)
+        self._share = share = self._around.shares.of(tenant_id, self._loop.time())
+        await self._until_made_good(0)
+        share.check_room()
         check_frame(Register, message)
         register = checked_register(
             wire.decode_worker_frame(WorkerFrameNumber.REGISTER, message),
             engine_version=self._around.engine_version,
         )
         self.tenant_id, self.worker_id = tenant_id, register.worker_id
+        share.frames.spend(
+            limits.stream_register_light_frames
+            + limits.stream_component_light_frames * len(register.components),
+            self._loop.time(),
+        )
         self._check_offences(tenant_id)
         self.pulse.registered = self.pulse.held_up = True
         await trio_asyncio.trio_as_aio(self._connect)(tenant_id, register)
@@ -270,6 +284,8 @@ class WorkerStream:
         """Trio-flavored. The session is noted here and not by the asyncio task, which may have
         been cancelled while the runtime was at it."""
         self._session = await self._around.door.connect_worker(tenant_id, register, self)
+        assert self._share is not None
+        self._share.sessions += 1
         if self._over or not http2.is_open(self._stream):
             self._end()
 
@@ -298,8 +314,10 @@ class WorkerStream:
             if frame[0] == "report":
                 await self._take_report(session, frame)
             elif frame[0] == "heartbeat":
+                self._light_frames += 1
                 session.heartbeat()
             elif frame[0] == "emit":
+                self._light_frames += 1
                 try:
                     session.emit(frame[1], frame[2], frame[3], frame[4])
                 except EngineError as error:
@@ -307,10 +325,26 @@ class WorkerStream:
                         raise
                     self._answer(_refusal(error, frame[1]))
             else:
+                self._light_frames += 1
                 self._take_cold(session, frame)
             self._frames_taken += 1
             if self._frames_taken % limits.stream_frames_per_turn_max == 0:
                 await asyncio.sleep(0)  # a flood from one worker is not the others' wait
+                await self._until_made_good(self._light_frames)
+                self._light_frames = 0
+
+    async def _until_made_good(self, light_frames: int) -> None:
+        """The workers of a tenant wait for one another and for nobody else."""
+        assert self._share is not None
+        wait_s = self._share.frames.spend(light_frames, self._loop.time())
+        if not wait_s:
+            return
+        self.pulse.held_up = True
+        try:
+            await asyncio.sleep(wait_s)
+        finally:
+            self.pulse.heard_us = self._around.clock.monotonic_us()
+            self.pulse.held_up = False
 
     async def _take_report(self, session: WorkerSession, frame: ScannedReport) -> None:
         _, run_id, lease_epoch, sequence, entries = frame

@@ -4,6 +4,7 @@ inside and just outside of it."""
 from __future__ import annotations
 
 import math
+import timeit
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ from engine.wire.rules import (
     check_record,
     checked_run_id,
 )
-from engine.wire.worker import encode_worker_frame
+from engine.wire.worker import decode_worker_frame, encode_worker_frame
 from tests.fuzz.courses import Course
 from tests.wire import google_messages
 
@@ -290,6 +291,15 @@ def test_a_retry_policy_that_no_run_could_keep_is_refused(wrong: dict[str, Any])
 def test_a_cold_frame_is_bounded(frame: Any, field: str) -> None:
     with pytest.raises(MalformedRecord, match=f"its {field} "):
         check_frame(type(frame), cold(frame))
+
+
+def test_the_largest_registration_is_checked_as_quickly_as_it_is_read() -> None:
+    """Once, the check of each component cost what the reading of twenty-five does."""
+    components = tuple(Component(name=f"c{number}", kind=1) for number in range(1_000))
+    frame = cold(Register(components=components))
+    check_s = min(timeit.repeat(lambda: check_frame(Register, frame), number=1, repeat=7))
+    read_s = min(timeit.repeat(lambda: decode_worker_frame(1, frame), number=1, repeat=7))
+    assert check_s < 5 * read_s
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 1_000])
