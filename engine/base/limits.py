@@ -204,12 +204,13 @@ stream_resets_max: Final = 3
 # PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
 stream_control_frames_at_once_max: Final = 200
 stream_control_frames_per_s_max: Final = 20
-# Heartbeats, events and what else is no report, of all the workers of a tenant together: one costs
-# the event loop some 6 us, so that a tenant has a third of it. A registration counts as several.
-stream_light_frames_at_once_max: Final = 50_000
-stream_light_frames_per_s_max: Final = 50_000
-stream_register_light_frames: Final = 100
-stream_component_light_frames: Final = 5
+# Of all the workers of a tenant together. A frame that is not written, a heartbeat or an event, costs
+# the event loop some 6 us, so that a tenant has a third of it; of reports it is several times what
+# the journal takes. A registration counts as several.
+stream_tenant_frames_at_once_max: Final = 50_000
+stream_tenant_frames_per_s_max: Final = 50_000
+stream_register_frames: Final = 100
+stream_component_frames: Final = 5
 # Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
 stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000

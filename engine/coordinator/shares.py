@@ -1,8 +1,8 @@
 """What each tenant has of the worker door: how many sessions, and how many frames a second.
 
-Reports are bounded by the journal, which their worker waits for. What costs the engine and needs no
-room anywhere (heartbeats, events, registrations) has an allowance here, which all the workers of a
-tenant share: who is over it is read again when it is made good. Knows no stream.
+All the workers of a tenant share it: who is over it is read again when it is made good, and its
+peers wait with it, which those of other tenants do not. What is written, the journal bounds besides.
+Knows no stream.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Share:
         self._sessions_max: Final = sessions_max
         self.sessions = 0
         self.frames: Final = Allowance(
-            limits.stream_light_frames_at_once_max, limits.stream_light_frames_per_s_max, now_s
+            limits.stream_tenant_frames_at_once_max, limits.stream_tenant_frames_per_s_max, now_s
         )
 
     def check_room(self) -> None:

@@ -91,7 +91,6 @@ class WorkerStream:
         self._owner: asyncio.Task[None] | None = None
         self._loop: Final = asyncio.get_running_loop()
         self._frames_taken = 0
-        self._light_frames = 0  # what is not yet counted against the tenant's share
         self.tenant_id: TenantId | None = None
         self.worker_id = ""
         self.pulse: Final = Pulse(surroundings.clock.monotonic_us())
@@ -261,8 +260,8 @@ class WorkerStream:
         )
         self.tenant_id, self.worker_id = tenant_id, register.worker_id
         share.frames.spend(
-            limits.stream_register_light_frames
-            + limits.stream_component_light_frames * len(register.components),
+            limits.stream_register_frames
+            + limits.stream_component_frames * len(register.components),
             self._loop.time(),
         )
         self._check_offences(tenant_id)
@@ -314,10 +313,8 @@ class WorkerStream:
             if frame[0] == "report":
                 await self._take_report(session, frame)
             elif frame[0] == "heartbeat":
-                self._light_frames += 1
                 session.heartbeat()
             elif frame[0] == "emit":
-                self._light_frames += 1
                 try:
                     session.emit(frame[1], frame[2], frame[3], frame[4])
                 except EngineError as error:
@@ -325,18 +322,16 @@ class WorkerStream:
                         raise
                     self._answer(_refusal(error, frame[1]))
             else:
-                self._light_frames += 1
                 self._take_cold(session, frame)
             self._frames_taken += 1
             if self._frames_taken % limits.stream_frames_per_turn_max == 0:
                 await asyncio.sleep(0)  # a flood from one worker is not the others' wait
-                await self._until_made_good(self._light_frames)
-                self._light_frames = 0
+                await self._until_made_good(limits.stream_frames_per_turn_max)
 
-    async def _until_made_good(self, light_frames: int) -> None:
+    async def _until_made_good(self, frames_taken: int) -> None:
         """The workers of a tenant wait for one another and for nobody else."""
         assert self._share is not None
-        wait_s = self._share.frames.spend(light_frames, self._loop.time())
+        wait_s = self._share.frames.spend(frames_taken, self._loop.time())
         if not wait_s:
             return
         self.pulse.held_up = True

@@ -21,6 +21,8 @@ from tests.coordinator.test_endings import goes_on
 ACME = TenantId("acme")
 RUN = RunId(b"r" * 16)
 BEAT = wire.encode(Heartbeat(sent_ms=1))
+EMIT = frames.build_emit(RUN, 1, "log.x", b"1")
+STALE_REPORT = frames.build_report(RUN, 1, 1, [(3, b"")])
 
 
 def test_what_is_overspent_is_made_good_in_time() -> None:
@@ -32,13 +34,13 @@ def test_what_is_overspent_is_made_good_in_time() -> None:
     assert allowance.spend(11, 1_000.0) == pytest.approx(0.2), "no more is kept than at once"
 
 
-@pytest.mark.parametrize("frame", [BEAT, frames.build_emit(RUN, 1, "log.x", b"1")])
+@pytest.mark.parametrize("frame", [BEAT, EMIT, STALE_REPORT])
 async def test_a_tenant_that_sends_too_much_waits_alone(
     frame: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its silence is not held against it meanwhile: it is the engine that does not read."""
-    monkeypatch.setattr(limits, "stream_light_frames_at_once_max", 500)
-    monkeypatch.setattr(limits, "stream_light_frames_per_s_max", 500)
+    monkeypatch.setattr(limits, "stream_tenant_frames_at_once_max", 500)
+    monkeypatch.setattr(limits, "stream_tenant_frames_per_s_max", 500)
     runtime = PlainRuntime()
     async with (
         serving(runtime) as (address, coordinator),
@@ -51,7 +53,7 @@ async def test_a_tenant_that_sends_too_much_waits_alone(
         began_s = trio.current_time()
         await noisy.send_message(frames.pack_frames([frame] * 1_000))
         number, was_held_up = 0, False
-        while (taken := flood.heartbeats + len(flood.emitted)) < 900:
+        while (taken := flood.heartbeats + len(flood.emitted) + flood.reports) < 900:
             assert taken <= 600 + 600 * (trio.current_time() - began_s)
             await goes_on(runtime, calm, RunId(b"%16d" % number))
             number += 1
@@ -61,8 +63,8 @@ async def test_a_tenant_that_sends_too_much_waits_alone(
 
 
 async def test_registrations_count_by_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "stream_light_frames_at_once_max", 1_000)
-    monkeypatch.setattr(limits, "stream_light_frames_per_s_max", 10_000)
+    monkeypatch.setattr(limits, "stream_tenant_frames_at_once_max", 1_000)
+    monkeypatch.setattr(limits, "stream_tenant_frames_per_s_max", 10_000)
     names = [f"c{number}" for number in range(1_000)]
     async with serving(PlainRuntime()) as (address, _), dialed(address) as first:
         await first.register(*names)
