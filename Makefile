@@ -14,7 +14,7 @@ demo: build
 
 test: lint
 	@echo "== pytest"
-	@$(BIN)/python -m pytest || { echo "FAILED: pytest"; exit 1; }
+	@$(BIN)/python -m pytest -n 2 --dist loadfile || { echo "FAILED: pytest"; exit 1; }
 
 lint: build
 	@echo "== ruff"

@@ -29,10 +29,12 @@ late_row_bytes_min: Final = 4 * KIB
 # pieces, between which everybody else has a turn.
 loop_pass_us_max: Final = 20_000
 loop_slice_us: Final = 5_000
-# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and
-# may go to a worker at once, 80 to 160.
-report_entries_max: Final = 512
-report_children_max: Final = 64
+# The longest pass is told of the last one to two of these.
+loop_passes_window_us: Final = 60_000_000
+# A report is one transition. An entry costs 10 to 50 us, a child, which is a run that starts and
+# may go to a worker at once, 80 to 250.
+report_entries_max: Final = 256
+report_children_max: Final = 48
 report_bytes_max: Final = record_payload_bytes_max
 # What the engine owes of its own (starts, grants, cancelled children) at 50 to 100 us each, and the
 # starts of one call.
@@ -134,6 +136,11 @@ state_value_bytes_max: Final = 256 * KIB
 state_name_bytes_max: Final = 512
 state_scope_key_bytes_max: Final = 1_024
 
+# How deep the arrays and objects of a value may be: less than any reader of it can follow.
+json_depth_max: Final = 512
+# As many digits as Python makes a number of.
+json_number_length_max: Final = 4_300
+
 list_runs_max: Final = 1_000
 # Rows a listing looks at before it lets others go on.
 list_rows_per_turn: Final = 200
@@ -153,12 +160,17 @@ nearest_names_pairs_max: Final = 64 * KIB
 nearest_names_per_call_max: Final = 1
 lease_ms: Final = 15_000
 
-# Live events (output, progress, logs) that wait for one listener; more than that are dropped.
+# Live events (output, progress, logs) that wait for one listener, and for all of a tenant: their
+# number and their bytes. The oldest are dropped for more.
 live_events_buffered_max: Final = 1_000
+live_events_bytes_max: Final = 1 * MIB
+live_events_tenant_bytes_max: Final = 64 * MIB
 dispatch_page_bytes_max: Final = 1 * MIB
 dispatch_page_records_max: Final = 1_000
 
+# Of a run's journal in the hands of one reader of its events, who may be slow.
 event_page_records_max: Final = 500
+event_page_bytes_max: Final = 256 * KIB
 
 # Timers: how many are taken off the heap in one go, and how long the service sleeps at most, which
 # is how late a jump of the wall clock can be noticed.
@@ -312,8 +324,11 @@ query_process_start_ms: Final = 30_000
 query_process_idle_ms: Final = 120_000  # nobody has asked it anything for so long
 query_retry_after_s_max: Final = 30
 query_watch_ms: Final = 50
-query_niceness: Final = 15
-query_lists_niceness: Final = 5
+# With so many at once as `running_max` has by default they get a fifth of what is fought for.
+query_niceness: Final = 12
+# A page of a list is somebody who waits, and takes a hundredth of a second; a little behind the
+# engine is enough.
+query_lists_niceness: Final = 1
 # A clock may have been set back by this much between a run's start and its end.
 clock_step_ms_max: Final = 600_000
 

@@ -22,7 +22,7 @@ _START_HEADERS: Final = (
     ("Idempotency-Key", "The same key and input start nothing twice"),
     ("X-Deployment-ID", "Which deployment of the component"),
     ("X-Session-ID", "The session whose state the run sees"),
-    ("X-User-ID", "The user whose state the run sees"),
+    ("X-User-ID", "The user whose state the run sees; a key that has a user goes before it"),
     ("traceparent", "W3C trace context; the run belongs to its trace"),
 )
 _HEADERS_OF: Final = {

@@ -249,10 +249,11 @@ ROUTES: Final[Sequence[Route]] = (
         "POST",
         "/v1/webhooks/{name}",
         "For other servers: a signed body starts a run or signals one, as the settings say",
+        is_hot=True,
         is_open=True,
         body=(JSON, Any),
         answer=(202, JSON, shapes.DoneAnswer),
-        problems=("unknown_webhook", "invalid_signature"),
+        problems=("invalid_signature", "rate_limited", *_START, *_RUN, "run_terminal"),
     ),
     Route(
         "healthz",

@@ -15,14 +15,20 @@ from engine.base.limits import (
     list_runs_max,
     name_length_max,
     query_rows_max,
+    time_ms_max,
 )
-from engine.gateway.settings import analytics_rows_max, page_entries_max, tags_max
+from engine.gateway.settings import (
+    analytics_rows_max,
+    batch_inputs_max,
+    page_entries_max,
+    tags_max,
+)
 from engine.model.views import ComponentView, KindName, StatusName
 
 KeyText = Annotated[str, msgspec.Meta(min_length=1, max_length=idempotency_key_bytes_max)]
 OptionalText = Annotated[str, msgspec.Meta(max_length=key_length_max)]
 NameText = Annotated[str, msgspec.Meta(min_length=1, max_length=name_length_max)]
-Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=time_ms_max)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 RowsMax = Annotated[int, msgspec.Meta(ge=1, le=query_rows_max)]
 
@@ -58,7 +64,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Inputs for many runs of one component. With an Idempotency-Key header each run has the key
     `{key}#{index}`."""
 
-    inputs: list[msgspec.Raw]
+    inputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=batch_inputs_max)]
 
 
 class CancelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""The routes that are asked now and then: lists, one run and its journal, cancel, webhooks.
+"""The routes that are asked now and then: lists, one run and its journal, cancel.
 
 A view takes the request's context and what was asked, and returns a `Response`. Knows no Quart:
 `cold.py` is the adapter.
@@ -12,17 +12,16 @@ from typing import Final
 import msgspec
 
 from engine.base.errors import InvalidInput, InvalidName
-from engine.base.ids import deployment_id, parse_run_id, project_id, run_id_text, tenant_id
-from engine.gateway import answers, query_views, reading, shapes, webhooks
+from engine.base.ids import parse_run_id, run_id_text
+from engine.gateway import answers, query_views, reading, shapes
 from engine.gateway.asked import Asked, OpenView, View
 from engine.gateway.door import Door
 from engine.gateway.exchange import Response
 from engine.gateway.journal_view import entry_view
 from engine.gateway.openapi import document
-from engine.gateway.problems import UnknownWebhook
-from engine.gateway.settings import WebhookSettings, batch_chunk_starts_max
-from engine.gateway.starting import caller_of, start, start_request, target_of
-from engine.model.context import AuthMode, RequestContext
+from engine.gateway.settings import batch_chunk_starts_max
+from engine.gateway.starting import caller_of, start_request, target_of
+from engine.model.context import RequestContext
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, StartRequest
 
@@ -33,21 +32,17 @@ _CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
 async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
     target = target_of(asked.parameters, asked.query)
     caller = caller_of(door, asked.headers, context)
-    body = reading.typed_json(_BATCH, asked.body)
+    body = reading.typed_json(_BATCH, reading.checked_json(asked.body))
     key = caller.idempotency_key
-    requests = [
-        start_request(
-            target,
-            caller,
-            reading.checked_json(bytes(json_input), f"inputs[{index}]"),
-            None if key is None else f"{key}#{index}",
-        )
-        for index, json_input in enumerate(body.inputs)
-    ]
     found: list[bytes] = []
-    for first in range(0, len(requests), batch_chunk_starts_max):
-        chunk = requests[first : first + batch_chunk_starts_max]
-        found.extend(await _start_many(door, context, chunk))
+    for first in range(0, len(body.inputs), batch_chunk_starts_max):
+        requests = [
+            start_request(target, caller, bytes(json_input), None if key is None else f"{key}#{at}")
+            for at, json_input in enumerate(
+                body.inputs[first : first + batch_chunk_starts_max], first
+            )
+        ]
+        found.extend(await _start_many(door, context, requests))
     return Response(b'{"runs":[%b]}' % b",".join(found), status=202)
 
 
@@ -135,40 +130,6 @@ async def openapi(door: Door, asked: Asked) -> Response:
     return Response(document())
 
 
-async def webhook(door: Door, asked: Asked) -> Response:
-    name = asked.parameters[0]
-    hooks = [hook for hook in door.settings.webhooks if hook.name == name]
-    if not hooks:
-        raise UnknownWebhook(f"there is no webhook {name[:64]!r}; it is set up in the settings")
-    hook = hooks[0]
-    delivery = webhooks.delivery_id(
-        hook,
-        asked.headers,
-        asked.body,
-        now_s=door.clock.now_ms() // 1_000,
-        age_s_max=door.settings.webhook_age_s_max,
-    )
-    context = RequestContext(
-        tenant_id(hook.tenant_id), project_id(hook.project_id), AuthMode.WEBHOOK
-    )
-    json_input = reading.checked_json(asked.body)
-    if hook.signal:
-        run_id = webhooks.run_id_in(hook, json_input)
-        await door.handle.signal(context, run_id, hook.signal, json_input, delivery)
-        return answers.done_response(run_id_text(run_id), b"signalled")
-    started = await start(door, context, _hook_start(hook, json_input, delivery))
-    return answers.done_response(run_id_text(started.run_id), b"started")
-
-
-def _hook_start(hook: WebhookSettings, json_input: bytes, delivery: str | None) -> StartRequest:
-    return StartRequest(
-        component=hook.component,
-        input=json_input,
-        deployment_id=deployment_id(hook.deployment_id),
-        idempotency_key=delivery,
-    )
-
-
 VIEWS: Final[Mapping[str, View]] = {
     "batch": batch,
     "list_runs": list_runs,
@@ -184,4 +145,4 @@ VIEWS: Final[Mapping[str, View]] = {
     "archive_flush": query_views.archive_flush,
     "archive_verify": query_views.archive_verify,
 }
-OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi, "webhook": webhook}
+OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi}

@@ -52,8 +52,13 @@ class ArchivedSegment(Segment):
         return True
 
     def read(
-        self, from_offset: int = 0, *, records_max: int = limits.read_page_records_max
+        self,
+        from_offset: int = 0,
+        *,
+        records_max: int = limits.read_page_records_max,
+        bytes_max: int = limits.read_page_bytes_max,
     ) -> list[Record]:
+        del bytes_max  # they are in memory whatever is read of them
         if records_max < 1:
             raise LimitExceeded("records_max must be at least 1", records_max=records_max)
         return list(self._records[from_offset : from_offset + records_max])

@@ -21,7 +21,6 @@ import msgspec
 from engine.base import limits
 from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.base.ids import RunId
-from engine.base.json_text import check_json
 from engine.ext.fields import read_fields
 from engine.model import payloads, worker_frames
 from engine.model.payloads import PAYLOAD_TYPES
@@ -29,6 +28,7 @@ from engine.model.records import RecordKind
 from engine.model.retry import wrong_in
 from engine.wire import codec, scan
 from engine.wire.generated.engine import v1
+from engine.wire.json_text import check_json
 
 _NUMBER, _TEXT, _DATA, _DOUBLE, _FLAG, _LIST = range(1, 7)  # as `read_fields` names them
 

@@ -110,8 +110,8 @@ async def test_a_tenant_with_such_a_worker_works_on_and_the_log_stays_small(
 ) -> None:
     """Under one name, under ever new ones, and without any: a healthy worker of the same tenant
     comes in at any time, and one that is there is not disturbed."""
-    runtime = Poisoned()
-    async with serving(runtime) as (address, coordinator), dialed(address) as other:
+    runtime, clock = Poisoned(), ManualClock()
+    async with serving(runtime, clock=clock) as (address, coordinator), dialed(address) as other:
         await other.register("order", worker_id="other")
         for number in range(30):
             await comes_with_poison(address, worker_id=worker_id.format(number))

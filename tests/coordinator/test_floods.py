@@ -201,9 +201,7 @@ async def test_who_has_not_registered_has_a_bound_that_workers_are_not_under(
             nursery.cancel_scope.cancel()
 
 
-async def held_open(
-    address: Address, worker_id: str, task_status: trio.TaskStatus[bool]
-) -> None:
+async def held_open(address: Address, worker_id: str, task_status: trio.TaskStatus[bool]) -> None:
     async with dialed(address) as worker:
         await worker.register("order", worker_id=worker_id)
         task_status.started(True)

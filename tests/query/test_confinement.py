@@ -3,13 +3,18 @@ carried out there is what somebody would who had taken the process over."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from engine.config.query import QuerySettings
+from engine.query import process
 from engine.query.child.confinement import walls_possible
+from engine.query.messages import Prepare
+from engine.query.ports import StoreAccess
 
 INSIDE = """
 import ctypes, os, resource, socket, sys
@@ -95,6 +100,28 @@ def test_what_it_needs_is_not(tmp_path: Path, allowed: str) -> None:
     assert carried_out(tmp_path, allowed) == b""
 
 
+async def test_it_steps_back_behind_the_engine(tmp_path: Path) -> None:
+    """By itself, and as a session: a kernel that shares the processors among sessions first would
+    give it as much as the engine has, however nice it is."""
+    begun = process.begin(tmp_path / "scratch")
+    try:
+        prepared = Prepare(
+            settings=QuerySettings(),
+            access=StoreAccess(root=str(tmp_path)),
+            scratch=str(tmp_path / "scratch"),
+            niceness=11,
+            data_bytes_max=2**29,
+        )
+        await begun.prepare(prepared)
+        assert os.getpriority(os.PRIO_PROCESS, begun.pid) == 11
+        group, ours = map(_group, (begun.pid, os.getpid()))
+        if group:
+            assert group.endswith(" nice 11\n")
+            assert group != ours
+    finally:
+        await begun.aclose()
+
+
 def test_it_ends_with_the_engine(tmp_path: Path) -> None:
     """Also an engine that is killed, and also a process that does not look at its socket."""
     code = f"""
@@ -119,6 +146,14 @@ trio.run(main)
         if not Path(f"/proc/{pid}/cmdline").exists() or not _command(pid):
             return
     raise AssertionError(f"process {pid} is still there")
+
+
+def _group(pid: int) -> str:
+    """ "" where the kernel has none."""
+    try:
+        return Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
 
 
 def _command(pid: int) -> bytes:

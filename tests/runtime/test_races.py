@@ -15,7 +15,7 @@ from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, OffsetTrimmed, StorageDamaged, UnknownRun
 from engine.base.ids import RunId, child_run_id
-from engine.cli.tiers import open_tiers
+from engine.cli.composing.tiers import open_tiers
 from engine.config.archive import ArchiveSettings
 from engine.config.settings import JournalSettings, Settings
 from engine.journal.layout import open_run_key

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 
 from engine.base.clock import ManualClock
 from engine.model.worker_frames import Registered
-from engine.sdk.hosts import Done
-from engine.sdk.jobs import Job
-from engine.sdk.loop import ScriptLoop
-from engine.sdk.registry import AnyComponent, Registry
-from engine.sdk.session import Session
-from engine.sdk.transport import script_is_running
+from engine.sdk.authoring.registry import AnyComponent, Registry
+from engine.sdk.replay.loop import ScriptLoop
+from engine.sdk.worker.hosts import Done
+from engine.sdk.worker.jobs import Job
+from engine.sdk.worker.session import Session
+from engine.sdk.worker.transport import script_is_running
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 
 

@@ -15,7 +15,7 @@ from engine.model.runs import RunStatus
 from engine.model.worker_frames import Draining, Refused, Register, Revoke, RevokeReason
 from engine.sdk import Context, StepContext, function, limits, records, workflow
 from engine.sdk.errors import ConnectionLost
-from engine.sdk.workflow_run import WorkflowRun
+from engine.sdk.worker.workflow_run import WorkflowRun
 from engine.wire import worker as wire
 from tests.sdk.bench_host import BenchWorker, ManualHost
 from tests.sdk.fake_engine import FakeEngine

@@ -21,7 +21,7 @@ from engine.base.errors import (
 from engine.model.payloads import StepFailed
 from engine.model.worker_frames import Draining, Refused
 from engine.sdk import Context, StepContext, StepError, Worker, function, limits, workflow
-from engine.sdk.transport import parse_endpoint
+from engine.sdk.worker.transport import parse_endpoint
 from tests.sdk.fake_coordinator import FakeCoordinator, coordinating
 from tests.sdk.on_asyncio import Warnings, on_asyncio
 
