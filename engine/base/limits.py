@@ -216,9 +216,9 @@ stream_resets_max: Final = 3
 # PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
 stream_control_frames_at_once_max: Final = 200
 stream_control_frames_per_s_max: Final = 20
-# Of all the workers of a tenant together. A frame that is not written, a heartbeat or an event, costs
-# the event loop some 6 us, so that a tenant has a third of it; of reports it is several times what
-# the journal takes. A registration counts as several.
+# Of all the workers of a tenant together. A frame that is not written, a heartbeat or an event,
+# costs the event loop some 6 us, so that a tenant has a third of it; of reports it is several times
+# what the journal takes. A registration counts as several.
 stream_tenant_frames_at_once_max: Final = 50_000
 stream_tenant_frames_per_s_max: Final = 50_000
 stream_register_frames: Final = 100

@@ -1,8 +1,7 @@
 """What each tenant has of the worker door: how many sessions, and how many frames a second.
 
 All the workers of a tenant share it: who is over it is read again when it is made good, and its
-peers wait with it, which those of other tenants do not. What is written, the journal bounds besides.
-Knows no stream.
+peers wait with it, which those of other tenants do not. Knows no stream.
 """
 
 from __future__ import annotations
