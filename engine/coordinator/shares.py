@@ -42,7 +42,7 @@ class Share:
             limits.stream_tenant_frames_at_once_max, limits.stream_tenant_frames_per_s_max, now_s
         )
 
-    def check_room(self) -> None:
+    def enter(self) -> None:
         if self.sessions >= self._sessions_max:
             raise RateLimited(
                 f"{self.sessions} workers of this tenant are connected, which is the most that "
@@ -50,6 +50,15 @@ class Share:
                 "more of them, or let the engine open more files (`ulimit -n`)",
                 sessions_max=self._sessions_max,
             )
+        self.sessions += 1
+
+    def registers(self, components: int, now_s: float) -> None:
+        """That was work. Who does it again and again waits for it with its next frames."""
+        cost = limits.stream_register_frames + limits.stream_component_frames * components
+        self.frames.spend(cost, now_s)
+
+    def leave(self) -> None:
+        self.sessions -= 1
 
 
 class Shares:
