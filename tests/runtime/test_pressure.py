@@ -209,7 +209,7 @@ async def test_an_ending_that_no_parent_could_be_told_fails_the_run(
     started = await handle.start(CONTEXT, request())
     held = await worker.wait_held(started.run_id)
     if ended == "output":
-        worker.report(held, RunCompleted(output=b"1" * (limits.output_bytes_max + 1)))
+        worker.report(held, RunCompleted(output=b'"%b"' % (b"1" * limits.output_bytes_max)))
     else:
         error = Error(code="x", message="m" * (limits.error_bytes_max + 1), non_retryable=True)
         worker.report(held, RunFailed(error=error))

@@ -13,8 +13,9 @@ from engine.ext import frames
 from engine.model.payloads import ChildStarted
 from engine.model.runs import RunStatus
 from engine.model.worker_frames import Draining, Refused, Register, Revoke, RevokeReason
-from engine.sdk import Context, StepContext, function, limits, records, workflow
+from engine.sdk import Context, StepContext, function, limits, workflow
 from engine.sdk.errors import ConnectionLost
+from engine.sdk.replay import records
 from engine.sdk.worker.workflow_run import WorkflowRun
 from engine.wire import worker as wire
 from tests.sdk.bench_host import BenchWorker, ManualHost
