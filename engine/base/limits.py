@@ -221,8 +221,8 @@ stream_control_frames_per_s_max: Final = 20
 # what the journal takes. A registration counts as several.
 stream_tenant_frames_at_once_max: Final = 50_000
 stream_tenant_frames_per_s_max: Final = 50_000
-stream_register_frames: Final = 100
-stream_component_frames: Final = 5
+stream_register_frames: Final = 40
+stream_component_frames: Final = 3
 # Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
 stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000
