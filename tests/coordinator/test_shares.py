@@ -63,19 +63,20 @@ async def test_a_tenant_that_sends_too_much_waits_alone(
 
 
 async def test_registrations_count_by_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand components are some three thousand frames, which are made good in 20 s here."""
     monkeypatch.setattr(limits, "stream_tenant_frames_at_once_max", 1_000)
-    monkeypatch.setattr(limits, "stream_tenant_frames_per_s_max", 5_000)
+    monkeypatch.setattr(limits, "stream_tenant_frames_per_s_max", 100)
     names = [f"c{number}" for number in range(1_000)]
-    async with serving(PlainRuntime()) as (address, _), dialed(address) as first:
+    async with serving(PlainRuntime()) as (address, coordinator), dialed(address) as first:
         await first.register(*names)
-        began_s = trio.current_time()
-        async with dialed(address) as second:
-            await second.register(*names, worker_id="w2")
-        assert trio.current_time() - began_s > 0.2
-        async with dialed(address) as other:
-            began_s = trio.current_time()
+        async with dialed(address) as second, dialed(address) as other:
+            await second.send(register_frame(*names, worker_id="w2"))
+            while not any(stream.pulse.held_up for stream in coordinator.streams):
+                await trio.lowlevel.checkpoint()
             await other.register(token="globex")
-            assert trio.current_time() - began_s < 0.2
+            with trio.move_on_after(0.5) as waited:
+                await second.receive()
+            assert waited.cancelled_caught
 
 
 async def test_no_tenant_has_more_than_half_of_the_sessions(
