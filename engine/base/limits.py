@@ -198,7 +198,7 @@ schema_bytes_max: Final = 256 * KIB
 # A worker that does not read gets no new runs past `pause` bytes, and is cut off at the maximum.
 stream_message_bytes_max: Final = 8 * MIB
 stream_message_bytes_aim: Final = 256 * KIB
-stream_message_frames_max: Final = 65_536
+stream_message_frames_max: Final = 16_384
 stream_frames_per_turn_max: Final = 64
 # Of runs that a worker no longer holds: whose last report is known when it comes a second time.
 last_reports_kept_max: Final = 1_000
@@ -216,6 +216,13 @@ stream_resets_max: Final = 3
 # PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
 stream_control_frames_at_once_max: Final = 200
 stream_control_frames_per_s_max: Final = 20
+# Of all the workers of a tenant together. A frame that is not written, a heartbeat or an event,
+# costs the event loop some 6 us, so that a tenant has a third of it; of reports it is several times
+# what the journal takes. A registration counts as several.
+stream_tenant_frames_at_once_max: Final = 50_000
+stream_tenant_frames_per_s_max: Final = 50_000
+stream_register_frames: Final = 40
+stream_component_frames: Final = 3
 # Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
 stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000

@@ -13,7 +13,12 @@ import msgspec
 
 from engine.base import limits
 from engine.base.clock import Clock
+from engine.base.errors import InternalFailure
 from engine.base.ids import TenantId
+
+DEFECT: Final = (
+    "the engine failed on what this worker sent, which is a defect; the engine's log has the cause"
+)
 
 
 class _Offences(msgspec.Struct):
@@ -37,6 +42,14 @@ class Offenders:
         self._known[tenant_id, worker_id] = _Offences(offences.count + 1, now_us)
         if len(self._known) > limits.offenders_kept_max:
             del self._known[next(iter(self._known))]
+
+    def check(self, tenant_id: TenantId, worker_id: str) -> None:
+        wait_ms = self.wait_ms(tenant_id, worker_id)
+        if wait_ms:
+            raise InternalFailure(
+                f"{DEFECT}; since this has happened before, it is let in again in "
+                f"{-(-wait_ms // 1_000)} s"
+            )
 
     def wait_ms(self, tenant_id: TenantId, worker_id: str) -> int:
         """How long it is not let in from now on; 0 if it is."""

@@ -26,6 +26,7 @@ from engine.coordinator.http2 import BoundedServer, BytesStream
 from engine.coordinator.liveness import LivenessService
 from engine.coordinator.offenders import Offenders
 from engine.coordinator.ports import Authenticate, WorkerDoor
+from engine.coordinator.shares import Shares
 from engine.coordinator.stream import Surroundings, WorkerStream
 from engine.wire.worker import CONNECT_METHOD
 
@@ -61,6 +62,7 @@ class Coordinator:
             engine.__version__,
             self.defects,
             Offenders(clock),
+            Shares(),
         )
         self._settings: Final = settings
         self._streams: Final[set[WorkerStream]] = set()

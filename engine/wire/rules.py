@@ -33,6 +33,7 @@ from engine.wire.json_text import check_json
 _NUMBER, _TEXT, _DATA, _DOUBLE, _FLAG, _LIST = range(1, 7)  # as `read_fields` names them
 
 _VARINT_MAX: Final = 2**64 - 1
+_POLICY: Final = codec.shape_of(payloads.RetryPolicy, v1)
 
 RUN_ID_BYTES: Final = 16
 
@@ -334,7 +335,7 @@ def _wrong_in(struct_type: type[msgspec.Struct], data: bytes) -> str | None:
 
 def _wrong_in_policy(data: bytes) -> str | None:
     try:
-        policy = codec.decode(codec.shape_of(payloads.RetryPolicy, v1), data)
+        policy = codec.decode(_POLICY, data)
     except ValueError as error:
         return str(error)
     assert isinstance(policy, payloads.RetryPolicy)

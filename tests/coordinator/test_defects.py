@@ -4,6 +4,8 @@ less often, the log stays small, and the workers beside it, of its tenant and of
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,15 +15,23 @@ from engine.base.clock import ManualClock
 from engine.base.errors import TenantFailed
 from engine.base.ids import RunId, TenantId
 from engine.config.coordinator import CoordinatorSettings
+from engine.config.settings import JournalSettings
 from engine.coordinator.defects import Defects
 from engine.coordinator.offenders import Offenders
 from engine.coordinator.server import Coordinator
 from engine.ext import frames
+from engine.model.runs import RunStatus
 from engine.model.worker_frames import Draining, Refused, Registered
+from engine.runtime import workers
+from engine.runtime.engine import open_engine
+from engine.runtime.handle import Handle
+from engine.wire.journal import encode, kind_of
 from tests.coordinator import dialing
-from tests.coordinator.dialing import dialed, register_frame, serving
+from tests.coordinator.dialing import DialedWorker, dialed, register_frame, serving
 from tests.coordinator.plain_runtime import PlainRuntime, Session
 from tests.coordinator.test_endings import goes_on
+from tests.runtime.conftest import CONTEXT
+from tests.runtime.test_runs import DONE, request
 
 ACME = TenantId("acme")
 RUN = RunId(b"r" * 16)
@@ -130,6 +140,47 @@ async def test_a_frame_that_stops_its_tenant_ends_the_session_that_brought_it() 
         assert (await comes_with_poison(address)).code == "storage_failed"
         assert (await comes_with_poison(address)).code == "internal_error"
         assert len(runtime.sessions) == 1
+
+
+async def test_a_report_that_stops_its_tenant_comes_less_often_and_the_tenant_works_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real runtime behind the door: the tenant goes on from its disk, its other worker
+    keeps its session, and who brought the report is kept out under its name."""
+
+    def check(entries: Sequence[tuple[int, bytes]]) -> None:
+        if entries[0][1] == b"poison":
+            raise ZeroDivisionError("a defect of the runtime")
+
+    monkeypatch.setattr(workers, "check_report", check)
+    async with open_engine(tmp_path, JournalSettings()) as opened:
+        handle = Handle(opened)
+        async with serving(handle) as (address, coordinator), dialed(address) as healthy:
+            await healthy.register("order", worker_id="healthy")
+            async with dialed(address) as poisoner:
+                await poisoner.register("checkout", worker_id="w1")
+                await handle.start(CONTEXT, request())
+                _, run, epoch, *_ = await poisoner.receive()
+                await poisoner.send(frames.build_report(run, epoch, 1, [(3, b"poison")]))
+                while not isinstance(refused := await poisoner.receive(), Refused):
+                    pass
+                assert (refused.code, refused.fatal) == ("storage_failed", True)
+            async with dialed(address) as poisoner:
+                await poisoner.send(register_frame("checkout", worker_id="w1"))
+                assert "is let in again in 1 s" in (await poisoner.refusal()).message
+            assert coordinator.defects.count == 0, "the runtime has contained it"
+            with trio.fail_after(20):
+                await goes_on_for_real(handle, healthy)
+
+
+async def goes_on_for_real(handle: Handle, worker: DialedWorker) -> None:
+    started = await handle.start(CONTEXT, request("order"))
+    while (frame := await worker.receive())[:2] != ("dispatch", started.run_id):
+        assert frame is not None
+    done = [(kind_of(DONE), encode(DONE))]
+    await worker.send(frames.build_report(frame[1], frame[2], 1, done))
+    outcome = await handle.wait_outcome(CONTEXT, started.run_id)
+    assert outcome.status is RunStatus.COMPLETED
 
 
 async def test_who_only_finds_the_tenant_stopped_stays() -> None:

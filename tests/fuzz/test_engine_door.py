@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 from grpclib.server import Stream
 
-from engine.base.errors import EngineError
+from engine.base.errors import EngineError, MalformedRecord
 from engine.base.ids import RunId, parse_run_id
 from engine.ext import frames
 from engine.model.payloads import PAYLOAD_TYPES
@@ -102,6 +102,7 @@ class HostileEngine(FakeCoordinator):
                 kind = course.random.choice((0, 0, 1, 255))
                 await stream._stream.send_data(bytes([kind]) + length.to_bytes(4, "big") + message)
             else:
+                self.given |= _given_by(message)
                 await stream.send_message(message)
             await asyncio.sleep(0.001)
         if course.has(0.2):
@@ -132,7 +133,6 @@ class HostileEngine(FakeCoordinator):
             course.run = RunId(course.random.randbytes(16))
         if course.has(0.02):
             course.run = RunId(course.random.choice(IDS))
-        self.given.add(course.run)
         course.epoch = self._epochs.get(course.run, 0) + course.random.choice((0, 1, 1, 1))
         if course.has(0.03):
             course.epoch = course.random.choice(NUMBERS)
@@ -188,6 +188,15 @@ class HostileEngine(FakeCoordinator):
     def _refused(self, course: Course) -> Given:
         code = course.random.choice((b"internal_error", b"rate_limited", b"stale_fence", b"new"))
         return {"code": code, "fatal": int(course.has(0.1))}
+
+
+def _given_by(message: bytes) -> set[bytes]:
+    """The runs that a message hands out; one that cannot be read hands out none."""
+    try:
+        sent = frames.scan_engine_frames(message)
+    except MalformedRecord:
+        return set()
+    return {frame[1] for frame in sent if frame[0] == "dispatch"}
 
 
 def _entry(kind: int, payload: bytes, offset: int) -> bytes:
