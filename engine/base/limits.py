@@ -293,8 +293,11 @@ query_process_start_ms: Final = 30_000
 query_process_idle_ms: Final = 120_000  # nobody has asked it anything for so long
 query_retry_after_s_max: Final = 30
 query_watch_ms: Final = 50
-query_niceness: Final = 15
-query_lists_niceness: Final = 5
+# With so many at once as `running_max` has by default they get a fifth of what is fought for.
+query_niceness: Final = 12
+# A page of a list is somebody who waits, and takes a hundredth of a second; a little behind the
+# engine is enough.
+query_lists_niceness: Final = 1
 # A clock may have been set back by this much between a run's start and its end.
 clock_step_ms_max: Final = 600_000
 

@@ -149,7 +149,7 @@ trio.run(main)
 
 
 def _group(pid: int) -> str:
-    """"" where the kernel has none."""
+    """ "" where the kernel has none."""
     try:
         return Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii")
     except FileNotFoundError:
