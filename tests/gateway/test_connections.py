@@ -15,6 +15,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from engine.base.binding import holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway import connections
 from engine.gateway.connections import open_listeners
@@ -433,6 +434,7 @@ async def test_a_connection_that_has_ended_keeps_its_port_for_a_while(
     port = client.getsockname()[1]
     client.close()
     accepted.close()
+    await until(lambda: "has ended" in holder_of(port))
     with pytest.raises(AddressInUse, match=f"{port}.*a connection that has ended keeps that port"):
         await open_listeners("127.0.0.1", port)
 
