@@ -11,6 +11,10 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+# A port that an outgoing connection has taken is waited for, and tried this often.
+bind_patience_s: Final = 3.0
+bind_retry_s: Final = 0.05
+
 # Names and keys.
 name_length_max: Final = 64
 key_length_max: Final = 512

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 DAY_MS: Final = 86_400_000
-_SPAN: Final = re.compile(r"([0-9]{1,6})(s|min|m|h|d|w)")
-_MILLISECONDS: Final = re.compile(r"[0-9]{9,16}")
+SPAN_PATTERN: Final = "([0-9]{1,6})(s|min|m|h|d|w)"
+MILLISECONDS_PATTERN: Final = "[0-9]{9,16}"
+_SPAN: Final = re.compile(SPAN_PATTERN)
+_MILLISECONDS: Final = re.compile(MILLISECONDS_PATTERN)
 _UNIT_MS: Final = {
     "s": 1_000,
     "m": 60_000,

@@ -18,6 +18,7 @@ import trio
 import trio_asyncio  # type: ignore[import-untyped]
 
 import engine
+from engine.base.binding import bind_patiently, holder_of
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.config.coordinator import CoordinatorSettings
@@ -170,14 +171,14 @@ async def _listening(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setblocking(False)
-        listener.bind(where)
+        await bind_patiently(listener, where, trio.sleep)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(
-                f"another process listens on {address} already: stop it, or let this one listen "
-                "elsewhere with --grpc HOST:PORT",
+                f"cannot listen on {address}: {holder_of(address.port)}; wait for its end, or let "
+                "this one listen elsewhere with --grpc HOST:PORT",
                 address=str(address),
             ) from error
         raise InvalidSettings(

@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from engine.base.binding import bind_patiently, holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.plain import PlainConnection, Shared
@@ -214,7 +215,7 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             port = port or (listeners[0].getsockname()[1] if len(listeners) > 1 else 0)
-            sock.bind((address[0], port, *address[2:]))
+            await bind_patiently(sock, (address[0], port, *address[2:]), trio.sleep)
             sock.listen(_BACKLOG)
     except OSError as error:
         for sock in listeners:
@@ -222,7 +223,7 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
         message = f"cannot listen on {host}:{port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(
-                f"{message}; stop what listens there, or choose another address with "
+                f"{message}: {holder_of(port)}; wait for its end, or choose another address with "
                 "--http HOST:PORT"
             ) from error
         raise InvalidSettings(

@@ -76,7 +76,7 @@ class Door:
         self._rate = (
             TokenBuckets(
                 rate_per_s=settings.requests_per_s_max,
-                burst=settings.requests_burst_max,
+                burst=settings.requests_burst_max or max(1, int(settings.requests_per_s_max)),
                 keys_max=rate_keys_max,
             )
             if settings.requests_per_s_max

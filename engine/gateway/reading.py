@@ -103,10 +103,10 @@ def name_header(headers: Mapping[str, str], header: str) -> str | None:
 
 
 def _bounded(headers: Mapping[str, str], header: str, bytes_max: int) -> str | None:
-    text = headers.get(header.lower())
-    if text is not None and not 0 < len(text.encode()) <= bytes_max:
+    text = headers.get(header.lower())  # a character for each byte that was sent
+    if text is not None and not 0 < len(text) <= bytes_max:
         raise InvalidInput(
-            f"the header {header} has 1 to {bytes_max} bytes, this one has {len(text.encode())}",
+            f"the header {header} has 1 to {bytes_max} bytes, this one has {len(text)}",
             field=header,
         )
     return text

@@ -80,7 +80,7 @@ ROUTES: Final[Sequence[Route]] = (
         is_hot=True,
         query=shapes.StartOptions,
         body=(JSON, Any),
-        answer=(200, EVENT_STREAM, str),
+        answer=(200, EVENT_STREAM, shapes.EventAnswer),
         problems=_START,
     ),
     Route(
@@ -137,7 +137,7 @@ ROUTES: Final[Sequence[Route]] = (
         "204 if the run has ended and there is nothing behind that id",
         is_hot=True,
         query=shapes.EventsQuery,
-        answer=(200, EVENT_STREAM, str),
+        answer=(200, EVENT_STREAM, shapes.EventAnswer),
         problems=(*_RUN, "gone"),
     ),
     Route(

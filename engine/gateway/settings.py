@@ -6,6 +6,7 @@ Everything that a client could make grow has its bound here.
 from __future__ import annotations
 
 import base64
+import os
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -40,6 +41,14 @@ bodies_bytes_max: Final = 256 * MIB
 bodies_share_bytes_max: Final = 64 * MIB
 bodies_peer_bytes_max: Final = 16 * MIB  # of who needs no key, from one address
 rate_keys_max: Final = 10_000
+# The quickest requests of one tenant, with nothing beside them, come to some 4,000 a second.
+requests_per_s_of_core: Final = 5_000
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -94,11 +103,15 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     graceful_stop_s: Seconds = 10.0
     heartbeat_s: Seconds = 15.0  # a comment into an event stream that has nothing to say
     result_wait_s_max: Seconds = 600.0
-    # A tenant that comes more often than this is told when to come again; 0: no limit.
-    requests_per_s_max: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    requests_burst_max: Positive = 100
-    # Requests of one project that wait for a run or stream one; 0: no limit.
-    concurrency_per_project_max: Annotated[int, msgspec.Meta(ge=0)] = 0
+    # A tenant that comes more often than this is told when to come again; 0: no limit. If nothing
+    # is said, as many as this machine might answer, were it asked for nothing else.
+    requests_per_s_max: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(
+        default_factory=lambda: float(requests_per_s_of_core * cores())
+    )
+    requests_burst_max: Annotated[int, msgspec.Meta(ge=0)] = 0  # at once; 0: those of a second
+    # Requests of one project that wait for a run or stream one; 0: no limit. By default a quarter
+    # of the connections there may be.
+    concurrency_per_project_max: Annotated[int, msgspec.Meta(ge=0)] = 2_500
     webhook_age_s_max: Seconds = 300.0
     webhooks: tuple[WebhookSettings, ...] = ()
 

@@ -56,8 +56,7 @@ async def _start_many(
 async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Response:
     query, tags = reading.query_and_tags(shapes.RunsQuery, asked.query)
     since_ms = query_views.moment(query.since, "since", door.clock.now_ms())
-    if since_ms is not None and query.created_from_ms is not None:
-        raise InvalidInput("since and created_from_ms say the same; give one", field="since")
+    from_ms = [moment for moment in (since_ms, query.created_from_ms) if moment is not None]
     run_filter = RunFilter(
         status=None if query.status is None else RunStatus[query.status],
         component=query.component,
@@ -66,7 +65,7 @@ async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Respon
         error_code=query.error_code,
         parent_run_id=_parent(query.parent),
         tags=tags,
-        created_from_ms=query.created_from_ms if since_ms is None else since_ms,
+        created_from_ms=max(from_ms, default=None),
         created_to_ms=query.created_to_ms,
         cursor=query.cursor,
         limit=query.limit,
@@ -127,7 +126,7 @@ async def components(door: Door, context: RequestContext, asked: Asked) -> Respo
 
 
 async def openapi(door: Door, asked: Asked) -> Response:
-    return Response(document())
+    return Response(document(door.settings.result_wait_s_max))
 
 
 VIEWS: Final[Mapping[str, View]] = {

@@ -340,7 +340,7 @@ async def wait_defect(coordinator: Coordinator) -> None:
 async def test_a_port_that_is_taken_names_the_option() -> None:
     async with serving(PlainRuntime()) as (address, _):
         second = Coordinator(PlainRuntime(), dialing.tenant_of_token, settings=dialing.PATIENT)
-        with pytest.raises(AddressInUse, match=rf"{address} .*--grpc HOST:PORT"):
+        with pytest.raises(AddressInUse, match=rf"{address}: another process .*--grpc HOST:PORT"):
             await second.serve(address)
 
 

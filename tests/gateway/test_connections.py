@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import h2.config
@@ -12,7 +13,9 @@ import h2.events
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
+from engine.base.binding import holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway import connections
 from engine.gateway.connections import open_listeners
@@ -396,8 +399,50 @@ async def test_localhost_is_one_port_on_all_its_addresses() -> None:
 
 
 async def test_an_address_in_use_is_said(gateway: RunningGateway) -> None:
-    with pytest.raises(AddressInUse, match=f"{gateway.port}.*--http"):
+    with pytest.raises(AddressInUse, match=f"{gateway.port}.*another process listens .*--http"):
         await open_listeners("127.0.0.1", gateway.port)
+
+
+@pytest.fixture
+def outgoing() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection from here, as any may have one of the ports that the defaults name; and its
+    other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        with client, accepted:
+            yield client, accepted
+
+
+async def test_a_port_that_a_connection_has_is_waited_for(
+    outgoing: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    client, _ = outgoing
+    port = client.getsockname()[1]
+    with pytest.raises(AddressInUse, match=f"{port}.*no process listens there, .*--http"):
+        await open_listeners("127.0.0.1", port)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_reset_after, client, 1.0)
+        (listener,) = await open_listeners("127.0.0.1", port)
+        listener.close()
+
+
+async def test_a_connection_that_has_ended_keeps_its_port_for_a_while(
+    outgoing: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    client, accepted = outgoing
+    port = client.getsockname()[1]
+    client.close()
+    accepted.close()
+    await until(lambda: "has ended" in holder_of(port))
+    with pytest.raises(AddressInUse, match=f"{port}.*a connection that has ended keeps that port"):
+        await open_listeners("127.0.0.1", port)
+
+
+async def _reset_after(sock: socket.socket, seconds: float) -> None:
+    await trio.sleep(seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

@@ -12,12 +12,13 @@ import pytest
 from engine.gateway import routes
 from engine.gateway.openapi import document
 from engine.gateway.serve import HANDLERS, OPEN_HANDLERS
+from engine.gateway.settings import GatewaySettings
 from engine.gateway.views import OPEN_VIEWS, VIEWS
 from tests.gateway.client import Answer
 from tests.gateway.conftest import RunningGateway
 from tests.gateway.fake_handle import ASK, ECHO, HOLD
 
-DOCUMENT: dict[str, Any] = msgspec.json.decode(document())
+DOCUMENT: dict[str, Any] = msgspec.json.decode(document(GatewaySettings().result_wait_s_max))
 
 
 def test_the_document_is_valid() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tracemalloc
 
 import pytest
@@ -10,9 +11,10 @@ import trio
 
 from engine.base import errors
 from engine.base.errors import EngineError
-from engine.gateway import problems
+from engine.gateway import problems, settings
 from engine.gateway.problems import STATUS_OF_CODE, MalformedJson
 from engine.gateway.reading import checked_json
+from engine.gateway.settings import GatewaySettings
 from tests.gateway.client import Answer
 from tests.gateway.conftest import OTHER_KEY, REFUSED_KEY, Connect, RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD
@@ -324,6 +326,20 @@ async def test_who_comes_too_often_is_told_when_to_come_again() -> None:
         assert (await client.get("/healthz")).status == 200
         gateway.clock.advance_us(2_000_000)
         assert (await client.post(RUN_ECHO)).status == 200
+
+
+async def test_nobody_has_to_ask_for_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as the machine is, if nothing is said."""
+    assert GatewaySettings().requests_per_s_max == 5_000 * len(os.sched_getaffinity(0))
+    assert 0 < GatewaySettings().concurrency_per_project_max < GatewaySettings().connections_max
+    monkeypatch.setattr(settings, "requests_per_s_of_core", 3)
+    monkeypatch.setattr(settings, "cores", lambda: 2)
+    async with running() as gateway, gateway.client() as client:
+        statuses = [(await client.get("/v1/runs")).status for _ in range(8)]
+        assert statuses == [200] * 6 + [429] * 2
+        assert (await client.get("/v1/runs", X_API_Key=OTHER_KEY)).status == 200
+        gateway.clock.advance_us(500_000)
+        assert [(await client.get("/v1/runs")).status for _ in range(4)] == [200] * 3 + [429]
 
 
 async def test_a_project_has_a_bound_on_waiting_requests() -> None:
