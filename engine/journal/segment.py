@@ -148,14 +148,19 @@ class Segment:
     # ---- reading ----
 
     def read(
-        self, from_offset: int = 0, *, records_max: int = limits.read_page_records_max
+        self,
+        from_offset: int = 0,
+        *,
+        records_max: int = limits.read_page_records_max,
+        bytes_max: int | None = None,
     ) -> list[Record]:
         """Durable records from an offset on, at most a page of them."""
+        bytes_max = limits.read_page_bytes_max if bytes_max is None else bytes_max
         records: list[Record] = []
         page_bytes = 0
         for offset, value in enumerate(self.read_values(from_offset, records_max), from_offset):
             page_bytes += len(value)
-            if records and page_bytes > limits.read_page_bytes_max:
+            if records and page_bytes > bytes_max:
                 break
             records.append(self._record(offset, value))
         return records
