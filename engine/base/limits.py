@@ -39,7 +39,10 @@ loop_passes_window_us: Final = 60_000_000
 # may go to a worker at once, 80 to 250.
 report_entries_max: Final = 256
 report_children_max: Final = 48
-report_bytes_max: Final = record_payload_bytes_max
+# One entry alone may be as large as a record. What waits ask people is taken apart option by
+# option, each at 3 us.
+report_bytes_max: Final = 2 * MIB
+report_waits_bytes_max: Final = 8 * KIB
 # What the engine owes of its own (starts, grants, cancelled children) at 50 to 100 us each, and the
 # starts of one call.
 settled_per_look_max: Final = 64
@@ -47,8 +50,11 @@ grants_per_look_max: Final = 32
 starts_per_look_max: Final = 64
 
 # Reading.
-read_page_records_max: Final = 10_000
-read_page_bytes_max: Final = 16 * MIB
+read_page_records_max: Final = 4_000
+read_page_bytes_max: Final = record_payload_bytes_max
+# A summary is made of a whole journal, in parts of so much.
+fold_records_max: Final = 1_000
+fold_bytes_max: Final = 1 * MIB
 
 # Group commit: what may wait for the disk, and what one fsync may carry. A commit takes at most
 # one batch's records; the rest goes with the next, which fills while the first is under way.
@@ -123,6 +129,8 @@ service_name_length_max: Final = 256
 version_length_max: Final = 256
 reason_length_max: Final = 4 * KIB
 wait_options_max: Final = 1_000
+# What an option counts among the bytes of the open waits beside its text.
+wait_option_bytes: Final = 16
 # Live events: for who listens at this moment, so small ones.
 emit_name_length_max: Final = 128
 emit_bytes_max: Final = 256 * KIB

@@ -169,9 +169,10 @@ class Segment:
         from_offset: int = 0,
         *,
         records_max: int = limits.read_page_records_max,
-        bytes_max: int = limits.read_page_bytes_max,
+        bytes_max: int | None = None,
     ) -> list[Record]:
         """Durable records from an offset on, at most a page of them; one at least, if there is."""
+        bytes_max = limits.read_page_bytes_max if bytes_max is None else bytes_max
         records: list[Record] = []
         page_bytes = 0
         for offset, value in enumerate(self.read_values(from_offset, records_max), from_offset):

@@ -24,8 +24,7 @@ _LINES: Final = (
     "# HELP engine_loop_passes_total Passes of the event loop.",
     "# TYPE engine_loop_passes_total counter",
     "engine_loop_passes_total {passes}",
-    "# HELP engine_loop_passes_long_total Passes longer than {bound:g} s, which no message may "
-    "take.",
+    "# HELP engine_loop_passes_long_total Passes longer than the {bound:g} s a message may take.",
     "# TYPE engine_loop_passes_long_total counter",
     "engine_loop_passes_long_total {long}",
 )

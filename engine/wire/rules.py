@@ -366,6 +366,13 @@ def check_report(entries: Sequence[tuple[int, bytes]]) -> None:
             "at a time",
             length=size,
         )
+    waits = [len(data) for kind, data in entries if kind == RecordKind.WAIT_CREATED]
+    if len(waits) > 1 and sum(waits) > limits.report_waits_bytes_max:
+        raise LimitExceeded(
+            f"a report whose waits have {sum(waits)} bytes is over the limit of "
+            f"{limits.report_waits_bytes_max}; report larger ones one at a time",
+            length=sum(waits),
+        )
 
 
 def check_record(kind: RecordKind, payload: bytes) -> None:

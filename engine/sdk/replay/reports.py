@@ -10,8 +10,12 @@ from collections import deque
 
 import msgspec
 
-from engine.base.limits import report_children_max, report_entries_max
-from engine.model.payloads import ChildStarted, Payload
+from engine.base.limits import (
+    report_children_max,
+    report_entries_max,
+    report_waits_bytes_max,
+)
+from engine.model.payloads import ChildStarted, Payload, WaitCreated
 from engine.sdk import limits
 from engine.sdk.replay import records
 
@@ -51,20 +55,23 @@ class ReportQueue:
         """All that waits, in as many reports as its size asks for."""
         reports: list[Report] = []
         entries: list[tuple[int, bytes]] = []
-        size = children = 0
+        size = waits = children = 0
         for waiting in self._waiting:
             entry = records.encode(waiting)
             starts = isinstance(waiting, ChildStarted)
+            asks = len(entry[1]) if isinstance(waiting, WaitCreated) else 0
             full = (
                 len(entries) >= report_entries_max
                 or (starts and children >= report_children_max)
+                or (asks and waits > 0 and waits + asks > report_waits_bytes_max)
                 or size + len(entry[1]) > limits.report_bytes_max
             )
             if entries and full:
                 reports.append(self._numbered(entries))
-                entries, size, children = [], 0, 0
+                entries, size, waits, children = [], 0, 0, 0
             entries.append(entry)
             size += len(entry[1])
+            waits += asks
             children += starts
         if entries:
             reports.append(self._numbered(entries))
