@@ -136,7 +136,7 @@ class Roster:
         refusal = self._refused.get(tenant)
         now_us = self._clock.monotonic_us()
         if refusal is not None and now_us - refusal.at_us < limits.tenant_retry_ms * 1_000:
-            raise type(refusal.error)(refusal.error.message, **refusal.error.details)
+            raise refusal.error.again()
         try:
             runtime = await self._take_up(tenant)
         except _PASSING:

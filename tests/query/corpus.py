@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import duckdb
 
@@ -86,6 +86,9 @@ BY_HAND = {
     "json_transform": 'json_transform(input, \'{"order": "BIGINT"}\')',
     "json_transform_strict": 'json_transform_strict(input, \'{"order": "BIGINT"}\')',
     "json_quote": "json_quote(component)",
+    # Macros, that take no order.
+    "json_group_array": "(SELECT json_group_array(x) FROM (SELECT unnest([attempt, 2]) AS x))",
+    "json_group_object": "(SELECT json_group_object(x, x) FROM (SELECT unnest([attempt]) AS x))",
     "lag": f"lag(component) {_OVER}",
     "last_value": f"last_value(component) {_OVER}",
     "lead": f"lead(component) {_OVER}",
@@ -219,19 +222,38 @@ def _calls_of(
     plain: duckdb.DuckDBPyConnection, name: str, forms: list[tuple[str, str, list[str], str]]
 ) -> Iterator[Call]:
     if name in BY_HAND:
-        yield Call(name, BY_HAND[name], is_aggregate=False)
+        call = _working(plain, name, BY_HAND[name])
+        assert call is not None, BY_HAND[name]
+        yield call
         return
     for _, kind, types, varargs in forms:
         some = [*types, *([varargs] * 2 if varargs else [])]
         choices = [ARGUMENTS.get(one or "ANY", (f"CAST(attempt AS {one})",)) for one in some]
         for arguments in itertools.islice(itertools.product(*choices), _TRIES_MAX):
-            call = Call(name, _text(name, arguments, kind), is_aggregate=kind == "aggregate")
-            try:
-                plain.execute(f"SELECT {call.text} FROM runs").to_arrow_table()
-            except duckdb.Error:
-                continue
-            yield call
-            break
+            call = _working(plain, name, _text(name, arguments, kind))
+            if call is not None:
+                yield call
+                break
+
+
+def _working(plain: duckdb.DuckDBPyConnection, name: str, text: str) -> Call | None:
+    """Of each row, or of some rows together, as some of the macros are too."""
+    for is_aggregate in (False, True):
+        call = Call(name, text, is_aggregate=is_aggregate)
+        try:
+            plain.execute(together([call])).to_arrow_table()
+        except duckdb.Error:
+            continue
+        return call
+    return None
+
+
+def together(calls: Sequence[Call]) -> str:
+    """One statement for calls that are all aggregates, or none of them."""
+    columns = ", ".join(f"{call.text} AS c{index}" for index, call in enumerate(calls))
+    if calls[0].is_aggregate:
+        return f"SELECT component, {columns} FROM runs GROUP BY component"
+    return f"SELECT run_id, {columns} FROM runs"
 
 
 def _text(name: str, arguments: tuple[str, ...], kind: str) -> str:
@@ -467,7 +489,9 @@ class Statements:
             "FROM runs GROUP BY ALL",
             f"SELECT typeof(COLUMNS(*)) FROM runs WHERE {self._where()}",
             "FROM steps",
-            f"SUMMARIZE SELECT attempt, status, records FROM runs WHERE {self._where()}",
+            # How far a mean is rounded stands in a text there.
+            "SELECT * EXCLUDE (avg, std) FROM (SUMMARIZE SELECT attempt, status, records FROM "
+            f"runs WHERE {self._where()})",
         )
 
     def _asof(self) -> str:

@@ -31,23 +31,14 @@ from engine.cli.showing.readable import (
     value_text,
     wait_text,
 )
-from engine.model.views import RunView, StatusName
+from engine.model.records import STATUS_AFTER, RecordKind
+from engine.model.views import STATUS_NAMES, RunView, StatusName
 from engine.sdk.client.requests import JournalRecord
 from engine.sdk.client.sse import Event
 
 _PIPE_COLUMNS: Final = 200  # lines are not wrapped where nobody looks at them
 _EVENT_COLUMNS: Final = 24
 _VALUE_CHARACTERS: Final = 2_000
-
-_STATUS_AFTER: Final[dict[str, StatusName]] = {
-    "RUN_ACCEPTED": "QUEUED",
-    "RUN_STARTED": "RUNNING",
-    "WAIT_RESOLVED": "QUEUED",
-    "RUN_RETRYING": "RETRYING",
-    "RUN_COMPLETED": "COMPLETED",
-    "RUN_FAILED": "FAILED",
-    "RUN_CANCELLED": "CANCELLED",
-}
 
 
 def console() -> Console:
@@ -226,8 +217,12 @@ class _Standing:
         self._steps = 0
 
     def note(self, name: str, data: object) -> None:
-        parks = name == "WAIT_CREATED" and isinstance(data, dict) and data.get("parks")
-        self._status = "WAITING" if parks else _STATUS_AFTER.get(name, self._status)
+        if name == "WAIT_CREATED" and isinstance(data, dict) and data.get("parks"):
+            self._status = "WAITING"
+        elif name == "WAIT_RESOLVED" and self._status == "WAITING":
+            self._status = "QUEUED"
+        elif (kind := RecordKind.__members__.get(name)) in STATUS_AFTER:
+            self._status = STATUS_NAMES[STATUS_AFTER[kind]]
         self._steps += name == "STEP_COMPLETED"
         self._since_us = self._clock.monotonic_us()
 
