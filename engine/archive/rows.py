@@ -388,4 +388,7 @@ def _score(output: str | None) -> float | None:
         score = score.get("score")
     if isinstance(score, bool) or not isinstance(score, int | float):
         return None
-    return float(score)
+    try:
+        return float(score)
+    except OverflowError:  # JSON has no largest number
+        return None

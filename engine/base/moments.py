@@ -9,14 +9,17 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_SPAN: Final = re.compile(r"([0-9]{1,6})(s|min|m|h|d|w)")
-_MILLISECONDS: Final = re.compile(r"[0-9]{9,16}")
+DAY_MS: Final = 86_400_000
+SPAN_PATTERN: Final = "([0-9]{1,6})(s|min|m|h|d|w)"
+MILLISECONDS_PATTERN: Final = "[0-9]{9,16}"
+_SPAN: Final = re.compile(SPAN_PATTERN)
+_MILLISECONDS: Final = re.compile(MILLISECONDS_PATTERN)
 _UNIT_MS: Final = {
     "s": 1_000,
     "m": 60_000,
     "min": 60_000,
     "h": 3_600_000,
-    "d": 86_400_000,
+    "d": DAY_MS,
     "w": 604_800_000,
 }
 HOW_TO_WRITE: Final = (

@@ -57,6 +57,12 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     request and every worker needs one."""
 
     keys: tuple[ApiKey, ...] = ()
+    # Without keys: names besides localhost under which a browser of this machine may ask. Others
+    # are refused, since any page can have its own name point here.
+    local_hosts: tuple[str, ...] = ()
+    # Without keys: what a proxy on this machine passes on is as good as said here. Then whoever
+    # reaches the proxy may do everything.
+    proxy_is_local: bool = False
     tenant_id: str = "dev"
     project_id: str = "default"
 

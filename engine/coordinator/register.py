@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from engine.base import limits
+from engine.base.component_names import COMPONENT_NAME_RULE, is_component_name
 from engine.base.errors import (
     InvalidInput,
     InvalidName,
@@ -30,10 +31,6 @@ DEPLOYMENT_DEFAULT: Final = "default"
 _TOKEN: Final = 1  # the field's number in Register
 _FIELDS_MAX: Final = limits.components_per_worker_max + 32
 
-# A component's name stands in URLs and on the command line: no space, slash or control character.
-_COMPONENT_NAME: Final = re.compile(
-    rf"[^\s/\\\x00-\x1f\x7f]{{1,{limits.component_name_length_max}}}\Z"
-)
 _WORKER_ID: Final = re.compile(rf"[A-Za-z0-9_.:-]{{1,{limits.name_length_max}}}\Z", re.ASCII)
 _VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.\-+a-z]|\Z)")
 
@@ -110,11 +107,9 @@ def _check_components(components: tuple[Component, ...]) -> None:
         )
     for component in components:
         name = component.name
-        if _COMPONENT_NAME.match(name) is None:
+        if not is_component_name(name):
             raise InvalidName(
-                f"component name {name[:80]!r} is not valid: use 1 to "
-                f"{limits.component_name_length_max} characters without spaces and slashes",
-                field="name",
+                f"component name {name[:80]!r} is not valid: {COMPONENT_NAME_RULE}", field="name"
             )
         if not isinstance(component.kind, ComponentKind):
             raise InvalidInput(

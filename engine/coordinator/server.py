@@ -18,13 +18,16 @@ import trio
 import trio_asyncio  # type: ignore[import-untyped]
 
 import engine
+from engine.base.binding import bind_patiently, holder_of
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator.defects import Defects
 from engine.coordinator.http2 import BoundedServer, BytesStream
 from engine.coordinator.liveness import LivenessService
+from engine.coordinator.offenders import Offenders
 from engine.coordinator.ports import Authenticate, WorkerDoor
+from engine.coordinator.shares import Shares
 from engine.coordinator.stream import Surroundings, WorkerStream
 from engine.wire.worker import CONNECT_METHOD
 
@@ -53,7 +56,14 @@ class Coordinator:
     ) -> None:
         self.defects: Final = Defects(clock)
         self._around: Final = Surroundings(
-            door, authenticate, clock, settings, engine.__version__, self.defects
+            door,
+            authenticate,
+            clock,
+            settings,
+            engine.__version__,
+            self.defects,
+            Offenders(clock),
+            Shares(),
         )
         self._settings: Final = settings
         self._streams: Final[set[WorkerStream]] = set()
@@ -119,7 +129,7 @@ class Coordinator:
         try:
             await stream.run()
         except Exception as error:  # noqa: BLE001 - one stream's defect must not end the others
-            self.defects.note(f"serving {stream}", error)
+            stream.note_defect("serving", error)
             stream.cut("the engine failed on what this stream brought, which is a defect")
         finally:
             self._left(stream)
@@ -161,14 +171,14 @@ async def _listening(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setblocking(False)
-        listener.bind(where)
+        await bind_patiently(listener, where, trio.sleep)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(
-                f"another process listens on {address} already: stop it, or let this one listen "
-                "elsewhere with --grpc HOST:PORT",
+                f"cannot listen on {address}: {holder_of(address.port)}; wait for its end, or let "
+                "this one listen elsewhere with --grpc HOST:PORT",
                 address=str(address),
             ) from error
         raise InvalidSettings(

@@ -1,62 +1,128 @@
-"""The Quart application: serves every route that is not hot, by the views in `views.py`.
+"""The Quart application, which serves every route that is not hot by the views in `views.py`.
 
-Nothing but this adapter touches Quart's request. What Quart itself refuses (an unknown path, a
-body over the bound) becomes a problem document like everything else.
+It is asked by the door, through `Cold`: by then it is known who asks, and the body has been read.
+Nothing but this adapter touches Quart's request.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
 
 import quart
+import trio
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 
 from engine.base.errors import EngineError
-from engine.gateway import routes
 from engine.gateway.asked import Asked
-from engine.gateway.door import Door, failure, unknown
-from engine.gateway.exchange import Response, header_map
-from engine.gateway.problems import BodyTooLarge, MalformedRequest, problem_response
+from engine.gateway.door import Door, Handler, OpenHandler, failure
+from engine.gateway.exchange import Exchange, Header, Response
+from engine.gateway.problems import problem_response
 from engine.gateway.views import OPEN_VIEWS, VIEWS
+from engine.model.context import RequestContext
+
+# Under which the request's own facts stand in the scope.
+_ASKING: Final = "engine.asking"
+
+_Asking = tuple[Door, RequestContext | None, Asked]
 
 
-def application(door: Door) -> QuartTrio:
+class Cold:
+    """Handlers for the door that ask the application."""
+
+    def __init__(self) -> None:
+        self._application: Any = application()  # its types say the same of ASGI in other words
+        self.handlers: Final[Mapping[str, Handler]] = {name: self._handler(name) for name in VIEWS}
+        self.open_handlers: Final[Mapping[str, OpenHandler]] = {
+            name: self._open_handler(name) for name in OPEN_VIEWS
+        }
+
+    def _handler(self, name: str) -> Handler:
+        async def handle(
+            door: Door,
+            context: RequestContext,
+            exchange: Exchange,
+            parameters: tuple[str, ...],
+        ) -> Response:
+            return await self._ask(name, (door, context, await _asked(door, exchange, parameters)))
+
+        return handle
+
+    def _open_handler(self, name: str) -> OpenHandler:
+        async def handle(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
+            return await self._ask(name, (door, None, await _asked(door, exchange, parameters)))
+
+        return handle
+
+    async def _ask(self, name: str, asking: _Asking) -> Response:
+        answer = _Answer()
+        await self._application(_scope_of(name, asking), answer.receive, answer.send)
+        return answer.response()
+
+
+async def _asked(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Asked:
+    body = await exchange.read(door.settings.body_bytes_max)
+    return Asked(parameters, exchange.query, exchange.headers, body)
+
+
+class _Answer:
+    """What the application says, gathered."""
+
+    def __init__(self) -> None:
+        self._status = 0
+        self._headers: Sequence[Header] = ()
+        self._pieces: list[bytes] = []
+        self._is_asked = False
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self._is_asked:
+            # Whoever watches the connection cancels all of this when the client goes.
+            await trio.sleep_forever()
+        self._is_asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status, self._headers = message["status"], message["headers"]
+        else:
+            self._pieces.append(message.get("body", b""))
+
+    def response(self) -> Response:
+        assert self._status, "the application has answered nothing"
+        found = {name.lower(): value for name, value in self._headers}
+        return Response(
+            b"".join(self._pieces),
+            self._status,
+            found.pop(b"content-type"),
+            tuple((name, value) for name, value in found.items() if name != b"content-length"),
+        )
+
+
+def application() -> QuartTrio:
     app = QuartTrio("engine.gateway", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = door.settings.body_bytes_max
-    app.config["BODY_TIMEOUT"] = door.settings.read_stall_s_max
-    # A large answer over a slow line takes as long as it takes; who stalls is cut off below.
-    app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.merge_slashes = False
-    for route in routes.ROUTES:
-        if not route.is_hot:
-            rule = route.pattern.replace("{", "<").replace("}", ">")
-            app.add_url_rule(rule, route.name, _bound(door, route), methods=[route.method])
+    # A view takes as long as it takes; who does not read the answer is cut off by the exchange.
+    app.config["RESPONSE_TIMEOUT"] = None
+    for name in (*VIEWS, *OPEN_VIEWS):
+        app.add_url_rule(f"/{name}", name, _bound(name), methods=["POST"])
     app.register_error_handler(EngineError, _problem)
-    app.register_error_handler(HTTPException, _refused_by_quart)
     app.register_error_handler(Exception, _failed)
-    _measure(app, door)
     return app
 
 
-def _bound(door: Door, route: routes.Route) -> Callable[..., Awaitable[quart.Response]]:
-    names = re.findall(r"{(\w+)}", route.pattern)
-
-    async def bound(**parameters: str) -> quart.Response:
-        request = quart.request
-        headers = header_map(request.scope["headers"])
-        body = await request.get_data(as_text=False)
-        assert isinstance(body, bytes)
-        query = request.query_string.decode("latin-1")
-        asked = Asked(tuple(parameters[name] for name in names), query, headers, body)
-        if route.is_open:
-            return _as_quart(await OPEN_VIEWS[route.name](door, asked))
-        context = door.admit(headers, request.remote_addr)
-        return _as_quart(await VIEWS[route.name](door, context, asked))
+def _bound(name: str) -> Callable[[], Awaitable[quart.Response]]:
+    async def bound() -> quart.Response:
+        door, context, asked = _asking()
+        if context is None:
+            return _as_quart(await OPEN_VIEWS[name](door, asked))
+        return _as_quart(await VIEWS[name](door, context, asked))
 
     return bound
+
+
+def _asking() -> _Asking:
+    found: _Asking = quart.request.scope[_ASKING]  # type: ignore[typeddict-item]
+    return found
 
 
 def _as_quart(response: Response) -> quart.Response:
@@ -72,34 +138,27 @@ async def _problem(error: EngineError) -> quart.Response:
     return _as_quart(problem_response(error))
 
 
-async def _refused_by_quart(error: HTTPException) -> quart.Response:
-    request = quart.request
-    if error.code in (404, 405):
-        return _as_quart(problem_response(unknown(request.method, request.path)))
-    if isinstance(error, RequestEntityTooLarge):
-        bytes_max = request.max_content_length
-        return _as_quart(
-            problem_response(BodyTooLarge(f"the body has more than {bytes_max} bytes"))
-        )
-    if isinstance(error, RequestTimeout):
-        return _as_quart(problem_response(MalformedRequest("the body broke off; send it again")))
-    return _as_quart(problem_response(MalformedRequest(f"the request is refused: {error}")))
-
-
 async def _failed(error: Exception) -> quart.Response:
     return _as_quart(problem_response(failure(error, quart.request.path)))
 
 
-def _measure(app: QuartTrio, door: Door) -> None:
-    async def begin() -> None:
-        quart.g.begun_us = door.clock.monotonic_us()
-
-    async def end(response: quart.Response) -> quart.Response:
-        rule = quart.request.url_rule
-        name = rule.endpoint if rule is not None else "unknown"
-        duration_us = door.clock.monotonic_us() - quart.g.begun_us
-        door.metrics.observe(name, response.status_code, duration_us)
-        return response
-
-    app.before_request(begin)
-    app.after_request(end)
+def _scope_of(name: str, asking: _Asking) -> MutableMapping[str, Any]:
+    """The route has been found already: what is asked for is its name, which no path can be
+    mistaken for."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.1"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": f"/{name}",
+        "raw_path": f"/{name}".encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"engine")],
+        "client": None,
+        "server": None,
+        "state": {},
+        "extensions": {},
+        _ASKING: asking,
+    }

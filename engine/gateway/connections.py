@@ -11,11 +11,13 @@ import errno
 import logging
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 
+from engine.base.binding import bind_patiently, holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.plain import PlainConnection, Shared
@@ -24,8 +26,8 @@ from engine.gateway.tls import behind_tls
 
 _log: Final = logging.getLogger(__name__)
 
-# With the address of the client, which the socket of an encrypted connection does not know.
-HandOver = Callable[[socket.socket, bytes, str], Awaitable[None]]
+# With what has been read of it.
+HandOver = Callable[[PlainConnection, bytes], Awaitable[None]]
 
 _BACKLOG: Final = 1_024
 _ACCEPTS_MAX: Final = 64  # in a row, before everybody else has a turn
@@ -36,8 +38,15 @@ _FULL: Final = problem_bytes(
 )
 _FULL_ANSWER: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n"
+    b"x-content-type-options: nosniff\r\n"
     b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL), _FULL)
 )
+
+
+_Line = OrderedDict[PlainConnection, None]
+_ABSENT: Final = object()
+# Of connections, to find one that may give way: so many are looked at for each that comes.
+_LOOKED_AT_MAX: Final = 64
 
 
 class Connections:
@@ -53,7 +62,9 @@ class Connections:
         self._settings = shared.settings
         self._metrics = metrics
         self._hand_over = hand_over
-        self._open: set[PlainConnection] = set()
+        # The oldest first, or those that were looked at longest ago; and the same of each peer.
+        self._open = _Line()
+        self._by_peer: dict[str, _Line] = {}
         self._some_are_open = trio.Event()
         self._none_is_open = trio.Event()
 
@@ -98,12 +109,13 @@ class Connections:
                         await trio.sleep(_NO_RESOURCES_PAUSE_S)
                         break
                     continue  # that one has gone already
-                if len(self._open) >= self._settings.connections_max:
+                peer = str(address[0])
+                if not self._has_room(peer):
                     _refuse(sock)
                     continue
                 if self._tls is not None:
                     sock = behind_tls(sock, self._tls, nursery)
-                connection = PlainConnection(sock, str(address[0]), self._shared)
+                connection = PlainConnection(sock, peer, self._shared)
                 self._add(connection)
                 nursery.start_soon(self._serve_one, connection)
 
@@ -117,7 +129,7 @@ class Connections:
                 rest = await connection.serve()
                 if rest is not None:
                     self._metrics.handed_over_total += 1
-                    await self._hand_over(sock, rest, connection.peer)
+                    await self._hand_over(connection, rest)
         except OSError:
             pass  # it has gone
         except Exception:  # noqa: BLE001 - a defect of one connection must not end the others
@@ -126,13 +138,42 @@ class Connections:
             sock.close()
             self._remove(connection)
 
+    def _has_room(self, peer: str) -> bool:
+        """For one more of this peer; one on which nothing is being done gives way to it."""
+        settings = self._settings
+        of_peer = self._by_peer.get(peer)
+        per_peer = settings.connections_per_peer_max or max(1, settings.connections_max // 2)
+        if of_peer is not None and len(of_peer) >= per_peer and not self._give_way(of_peer):
+            return False
+        return len(self._open) < settings.connections_max or self._give_way(self._open)
+
+    def _give_way(self, line: _Line) -> bool:
+        for _ in range(min(len(line), _LOOKED_AT_MAX)):
+            connection = next(iter(line))
+            if connection.may_give_way:
+                self._forget(connection)
+                self._metrics.given_way_total += 1
+                connection.cut_off()
+                return True
+            line.move_to_end(connection)
+        return False
+
     def _add(self, connection: PlainConnection) -> None:
-        self._open.add(connection)
+        self._open[connection] = None
+        self._by_peer.setdefault(connection.peer, _Line())[connection] = None
         self._metrics.connections += 1
         self._some_are_open.set()
 
+    def _forget(self, connection: PlainConnection) -> None:
+        if self._open.pop(connection, _ABSENT) is _ABSENT:
+            return
+        of_peer = self._by_peer[connection.peer]
+        del of_peer[connection]
+        if not of_peer:
+            del self._by_peer[connection.peer]
+
     def _remove(self, connection: PlainConnection) -> None:
-        self._open.remove(connection)
+        self._forget(connection)
         self._metrics.connections -= 1
         if not self._open:
             self._some_are_open = trio.Event()
@@ -155,7 +196,7 @@ class Connections:
             if connection.is_overdue(now) or connection.is_forsaken(now, self._settings.sweep_s)
         ]
         for connection in hopeless:
-            connection.scope.cancel()
+            connection.cut_off()
         return len(hopeless)
 
 
@@ -174,7 +215,7 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             port = port or (listeners[0].getsockname()[1] if len(listeners) > 1 else 0)
-            sock.bind((address[0], port, *address[2:]))
+            await bind_patiently(sock, (address[0], port, *address[2:]), trio.sleep)
             sock.listen(_BACKLOG)
     except OSError as error:
         for sock in listeners:
@@ -182,7 +223,7 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
         message = f"cannot listen on {host}:{port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(
-                f"{message}; stop what listens there, or choose another address with "
+                f"{message}: {holder_of(port)}; wait for its end, or choose another address with "
                 "--http HOST:PORT"
             ) from error
         raise InvalidSettings(

@@ -16,21 +16,31 @@ from engine.base.errors import EngineError, InternalFailure, RateLimited
 from engine.base.ids import DeploymentId, deployment_id
 from engine.gateway import routes
 from engine.gateway.admission import InFlight, TokenBuckets
+from engine.gateway.bodies import Bodies
 from engine.gateway.exchange import Disconnected, Exchange, Response
 from engine.gateway.metrics import GatewayMetrics
 from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.problems import (
+    MalformedRequest,
     MethodNotAllowed,
     UnknownRoute,
     problem_response,
 )
-from engine.gateway.settings import GatewaySettings, rate_keys_max
+from engine.gateway.settings import (
+    GatewaySettings,
+    bodies_bytes_max,
+    bodies_peer_bytes_max,
+    bodies_share_bytes_max,
+    rate_keys_max,
+)
 from engine.model.context import RequestContext
 
 _log: Final = logging.getLogger(__name__)
 _UNLIMITED: Final = nullcontext()
 
-Handler = Callable[["Door", Exchange, tuple[str, ...]], Awaitable[Response | None]]
+# A handler of a route that asks who asks is told; one of an open route has nobody to be told of.
+Handler = Callable[["Door", RequestContext, Exchange, tuple[str, ...]], Awaitable[Response | None]]
+OpenHandler = Callable[["Door", Exchange, tuple[str, ...]], Awaitable[Response | None]]
 
 
 def _always_ready() -> None:
@@ -46,6 +56,7 @@ class Door:
         clock: Clock,
         settings: GatewaySettings,
         handlers: Mapping[str, Handler],
+        open_handlers: Mapping[str, OpenHandler],
         readiness: Readiness = _always_ready,
         more_metrics: MoreMetrics = str,
     ) -> None:
@@ -53,16 +64,19 @@ class Door:
         self.clock: Final = clock
         self.settings: Final = settings
         self.metrics: Final = GatewayMetrics()
+        self.bodies: Final = Bodies(bytes_max=bodies_bytes_max)
+        self.webhooks: Final = {hook.name: hook for hook in settings.webhooks}
         self.more_metrics: Final = more_metrics
         self.deployment_default: Final[DeploymentId] = deployment_id(settings.deployment_default)
         self.is_stopping = False
         self._readiness = readiness
         self._authenticate = authenticate
         self._handlers = handlers
+        self._open_handlers = open_handlers
         self._rate = (
             TokenBuckets(
                 rate_per_s=settings.requests_per_s_max,
-                burst=settings.requests_burst_max,
+                burst=settings.requests_burst_max or max(1, int(settings.requests_per_s_max)),
                 keys_max=rate_keys_max,
             )
             if settings.requests_per_s_max
@@ -73,21 +87,21 @@ class Door:
             if settings.concurrency_per_project_max
             else None
         )
-        missing = {r.name for r in routes.ROUTES if r.is_hot} ^ set(handlers)
-        assert not missing, f"hot routes and handlers do not match: {missing}"
+        for is_open, found in ((False, set(handlers)), (True, set(open_handlers))):
+            odd = {route.name for route in routes.ROUTES if route.is_open is is_open} ^ found
+            assert not odd, f"routes and their handlers do not match: {odd}"
 
     def admit(self, headers: Mapping[str, str], peer: str | None) -> RequestContext:
         """Who asks; raises if nobody we know, or if it asks too often."""
         context = self._authenticate(headers, peer)
         if self._rate is not None:
-            credential = headers.get("authorization") or headers.get("x-api-key") or peer
-            # The hash, so that no secret is kept.
-            key = hash((context.tenant_id, credential))
-            wait_s = self._rate.take(key, self.clock.monotonic_us())
+            # The tenant, which is what a key is known by: not the headers, since somebody can send
+            # a key in one of them and anything in another.
+            wait_s = self._rate.take(context.tenant_id, self.clock.monotonic_us())
             if wait_s:
                 raise RateLimited(
-                    f"more than {self.settings.requests_per_s_max:g} requests a second with this "
-                    "key; come again when Retry-After says",
+                    f"more than {self.settings.requests_per_s_max:g} requests a second for tenant "
+                    f"{context.tenant_id}; come again when Retry-After says",
                     retry_after_s=wait_s,
                 )
         return context
@@ -114,24 +128,47 @@ class Door:
     def why_not_ready(self) -> str | None:
         return "the process is stopping" if self.is_stopping else self._readiness()
 
-    async def answer(
-        self, exchange: Exchange, route: routes.Route, parameters: tuple[str, ...]
-    ) -> Response | None:
-        """The answer of a hot route. None: it was streamed, whole."""
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """The answer to any request, whatever way it came. None: it was streamed, whole.
+
+        Who asks is settled here and before anything is read: no handler can forget it.
+        """
         begun_us = self.clock.monotonic_us()
+        name = "unknown"
         try:
-            response = await self._handlers[route.name](self, exchange, parameters)
+            found = _found(exchange)
+            name = found.route.name
+            if found.route.is_open:
+                exchange.payers = (
+                    ("strangers", bodies_share_bytes_max),
+                    (("peer", exchange.peer), bodies_peer_bytes_max),
+                )
+                response = await self._open_handlers[name](self, exchange, found.parameters)
+            else:
+                context = self.admit(exchange.headers, exchange.peer)
+                exchange.is_admitted = True
+                exchange.payers = ((context.tenant_id, bodies_share_bytes_max),)
+                response = await self._handlers[name](self, context, exchange, found.parameters)
         except EngineError as error:
-            response = problem_response(_unless_begun(exchange, route.name, error))
+            response = problem_response(_unless_begun(exchange, name, error))
         except Disconnected:
             raise
         except Exception as error:  # noqa: BLE001 - one request's defect must not end the process
-            response = problem_response(
-                _unless_begun(exchange, route.name, failure(error, route.name))
-            )
+            response = problem_response(_unless_begun(exchange, name, failure(error, name)))
         status = 200 if response is None else response.status
-        self.metrics.observe(route.name, status, self.clock.monotonic_us() - begun_us)
+        self.metrics.observe(name, status, self.clock.monotonic_us() - begun_us)
         return response
+
+
+def _found(exchange: Exchange) -> routes.Found:
+    if not exchange.path:
+        raise MalformedRequest("the request has no path; it begins with /", field="path")
+    # What GET answers, HEAD answers; the server leaves out the body.
+    method = "GET" if exchange.method == "HEAD" else exchange.method
+    found = routes.find(method, exchange.path)
+    if found is None:
+        raise unknown(exchange.method, exchange.path)
+    return found
 
 
 def _unless_begun(exchange: Exchange, route: str, error: EngineError) -> EngineError:

@@ -7,12 +7,15 @@ writes into it and returns None. `plain.py` and `asgi.py` each have an Exchange 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
 
 import msgspec
 
 Header = tuple[bytes, bytes]
+# Who pays for a body that is on its way, and how much the bodies of that payer may hold.
+Payer = tuple[Hashable, int]
 
 NO_CONTENT: Final = 204
 JSON_TYPE: Final = b"application/json"
@@ -47,13 +50,40 @@ class Response(msgspec.Struct, frozen=True, gc=False):
         return ((b"content-type", self.content_type), *self.headers)
 
 
+class Held(Protocol):
+    def add(self, count: int, /) -> None:
+        """So many bytes more, or fewer; raises when there is no room for them."""
+
+
+class Room(Protocol):
+    """For bodies on their way; `bodies.py` is what has it."""
+
+    def holding(self, payers: Sequence[Payer], /) -> AbstractContextManager[Held]: ...
+
+
 class Exchange(abc.ABC):
     """`path` is as it was sent, percent-encoding included; header names are in lower case."""
 
-    __slots__ = ("headers", "is_begun", "method", "path", "peer", "query")
+    __slots__ = (
+        "_room",
+        "headers",
+        "is_admitted",
+        "is_begun",
+        "method",
+        "path",
+        "payers",
+        "peer",
+        "query",
+    )
 
     def __init__(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], peer: str | None
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        peer: str | None,
+        room: Room,
     ) -> None:
         self.method = method
         self.path = path
@@ -61,10 +91,23 @@ class Exchange(abc.ABC):
         self.headers = headers
         self.peer = peer
         self.is_begun = False  # the status has been sent: it is too late for a problem document
+        self.is_admitted = False  # it is known who asks, by a key
+        self.payers: Sequence[Payer] = ()  # on whose account its body is, once that is settled
+        self._room = room
 
-    @abc.abstractmethod
     async def read(self, bytes_max: int) -> bytes:
         """The whole body; `BodyTooLarge` if it is longer than that."""
+        with self.holding() as held:
+            body = bytearray()  # a list of them would cost more than they hold, if they are crumbs
+            while piece := await self.read_piece(bytes_max):
+                held.add(len(piece))
+                body += piece
+            return bytes(body)
+
+    def holding(self) -> AbstractContextManager[Held]:
+        """For who reads piece by piece, and says what it keeps."""
+        assert self.payers, "nothing is kept for somebody who has not been asked for a name"
+        return self._room.holding(self.payers)
 
     @abc.abstractmethod
     async def read_piece(self, bytes_max: int) -> bytes:

@@ -20,30 +20,34 @@ from engine.model.context import RequestContext
 from engine.model.views import StartRequest
 
 
-async def run(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
-    request = await read_start(door, exchange, context, parameters)
+async def run(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     with door.waiting(context):
-        started = await start(door, context, request)
+        # Nothing here holds the input while the run goes on.
+        started = await start(door, context, await read_start(door, exchange, context, parameters))
         outcome = await door.handle.wait_outcome(context, started.run_id)
     return Response(answers.outcome_bytes(outcome))
 
 
-async def submit(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def submit(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     request = await read_start(door, exchange, context, parameters)
     return answers.started_response(await start(door, context, request))
 
 
-async def status(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def status(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     reading.typed_query(shapes.NoQuery, exchange.query)
     view = await door.handle.get_status(context, parse_run_id(parameters[0]))
     return answers.json_response(shapes.StatusAnswer(run_id=view.run_id, status=view.status))
 
 
-async def result(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def result(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     run_id = parse_run_id(parameters[0])
     wait_s = _wait_s(door, exchange.query)
     if wait_s == 0:
@@ -57,8 +61,9 @@ async def result(door: Door, exchange: Exchange, parameters: tuple[str, ...]) ->
     return answers.not_yet(await door.handle.get_status(context, run_id))
 
 
-async def signal(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def signal(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     run_id, name = parse_run_id(parameters[0]), parameters[1]
     if not 0 < len(name) <= key_length_max:
         raise InvalidInput(f"a signal's name has 1 to {key_length_max} characters", field="name")

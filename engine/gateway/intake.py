@@ -9,6 +9,7 @@ status and the problem of what stopped it; what was answered has been started.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -19,10 +20,14 @@ from engine.base.errors import EngineError, LimitExceeded
 from engine.base.ids import deployment_id
 from engine.gateway import answers, reading
 from engine.gateway.door import Door
-from engine.gateway.exchange import NDJSON_TYPE, Exchange, Response
+from engine.gateway.exchange import NDJSON_TYPE, Exchange, Held, Response
 from engine.gateway.problems import BodyTooLarge, problem_bytes, problem_response
 from engine.gateway.routes import KINDS
-from engine.gateway.settings import batch_chunk_bytes_max, batch_chunk_starts_max
+from engine.gateway.settings import (
+    batch_chunk_bytes_max,
+    batch_chunk_starts_max,
+    batch_drop_bytes_max,
+)
 from engine.gateway.shapes import StartLine
 from engine.gateway.starting import Caller, caller_of
 from engine.model.context import RequestContext
@@ -31,35 +36,49 @@ from engine.model.views import StartRequest
 _DECODER: Final = msgspec.json.Decoder(StartLine)
 
 
-async def runs_batch(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response:
-    context = door.admit(exchange.headers, exchange.peer)
+async def runs_batch(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response:
     intake = _Intake(door, context, caller_of(door, exchange.headers, context))
-    reader = LineReader(
-        exchange,
-        body_bytes_max=door.settings.batch_body_bytes_max,
-        line_bytes_max=door.settings.body_bytes_max,
-    )
     try:
-        while chunk := await reader.next_chunk():
-            await intake.take(chunk)
+        with exchange.holding() as held:
+            reader = LineReader(
+                exchange,
+                held,
+                body_bytes_max=door.settings.batch_body_bytes_max,
+                line_bytes_max=door.settings.body_bytes_max,
+            )
+            while chunk := await reader.next_chunk():
+                await intake.take(chunk)
     except EngineError as error:
         stopped = problem_response(error)
         if not intake.answers:
             return stopped
+        await _drop_rest(exchange)
         intake.answers.append(stopped.body)
         return Response(intake.body(), stopped.status, NDJSON_TYPE, stopped.headers)
     return Response(intake.body(), 200, NDJSON_TYPE)
 
 
+async def _drop_rest(exchange: Exchange) -> None:
+    """Runs have been started: who is still sending has to come as far as to read which."""
+    with contextlib.suppress(EngineError):  # then it has had its time, and its bytes
+        while await exchange.read_piece(batch_drop_bytes_max):
+            pass
+
+
 class LineReader:
     """The lines of a body, a bounded chunk at a time; blank ones are left out."""
 
-    def __init__(self, exchange: Exchange, *, body_bytes_max: int, line_bytes_max: int) -> None:
+    def __init__(
+        self, exchange: Exchange, held: Held, *, body_bytes_max: int, line_bytes_max: int
+    ) -> None:
         self._exchange = exchange
+        self._held = held
         self._body_bytes_max = body_bytes_max
         self._line_bytes_max = line_bytes_max
         self._lines: deque[bytes] = deque()
-        self._rest = b""
+        self._rest = bytearray()
         self._is_at_end = False
 
     async def next_chunk(self) -> list[bytes]:
@@ -69,6 +88,7 @@ class LineReader:
         while len(chunk) < batch_chunk_starts_max and chunk_bytes < batch_chunk_bytes_max:
             if self._lines:
                 line = self._lines.popleft()
+                self._held.add(-len(line))
                 chunk.append(line)
                 chunk_bytes += len(line)
             elif self._is_at_end:
@@ -79,18 +99,39 @@ class LineReader:
 
     async def _read_more(self) -> None:
         piece = await self._exchange.read_piece(self._body_bytes_max)
-        if piece:
-            *complete, self._rest = (self._rest + piece).split(b"\n")
+        if not piece:
+            self._is_at_end = True
+            self._take_lines([b""])
+            return
+        self._held.add(len(piece) - piece.count(b"\n"))
+        first, *others = piece.split(b"\n")
+        if others:
+            last = others.pop()
+            self._take_lines([first, *others])
+            self._rest += last
         else:
-            complete, self._rest, self._is_at_end = [self._rest], b"", True
-        for line in (*complete, self._rest):
-            if len(line) > self._line_bytes_max:
-                raise BodyTooLarge(
-                    f"a line has more than {self._line_bytes_max} bytes; put large data elsewhere "
-                    "and pass a reference to it",
-                    limit=self._line_bytes_max,
-                )
-        self._lines.extend(line for line in complete if line.strip())
+            self._rest += first
+        self._check_line(len(self._rest))
+
+    def _take_lines(self, lines: Sequence[bytes]) -> None:
+        """All of them are complete now; the first one goes on with what there was."""
+        first, *others = lines
+        complete = [bytes(self._rest + first), *others]
+        self._rest = bytearray()
+        for line in complete:
+            self._check_line(len(line))
+            if line.strip():
+                self._lines.append(line)
+            else:
+                self._held.add(-len(line))
+
+    def _check_line(self, length: int) -> None:
+        if length > self._line_bytes_max:
+            raise BodyTooLarge(
+                f"a line has more than {self._line_bytes_max} bytes; put large data elsewhere "
+                "and pass a reference to it",
+                limit=self._line_bytes_max,
+            )
 
 
 class _Intake:
@@ -130,6 +171,12 @@ class _Intake:
             return error
 
 
+def _user_of(line: StartLine, caller: Caller) -> str:
+    if line.user_id is None or caller.is_user_settled:
+        return caller.user_id
+    return line.user_id
+
+
 def start_of_line(line: StartLine, caller: Caller, what: str) -> StartRequest:
     deployment = line.deployment_id
     return StartRequest(
@@ -141,7 +188,7 @@ def start_of_line(line: StartLine, caller: Caller, what: str) -> StartRequest:
         deployment_id=caller.deployment_id if deployment is None else deployment_id(deployment),
         idempotency_key=line.idempotency_key,
         session_id=caller.session_id if line.session_id is None else line.session_id,
-        user_id=caller.user_id if line.user_id is None else line.user_id,
+        user_id=_user_of(line, caller),
         trace_id=caller.trace_id if line.trace_id is None else line.trace_id,
         correlation_id=line.correlation_id,
         tags=line.tags,

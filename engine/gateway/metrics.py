@@ -37,6 +37,7 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.connections = 0
         self.handed_over_total = 0
+        self.given_way_total = 0
         self.streams = 0
         self.starts_total = 0
         self._requests: dict[tuple[str, int], int] = {}
@@ -73,6 +74,12 @@ class GatewayMetrics:
                 "counter",
                 "Connections that spoke something other than plain HTTP/1.1.",
                 self.handed_over_total,
+            ),
+            (
+                "given_way_total",
+                "counter",
+                "Connections closed with nothing to answer on them, to make room for others.",
+                self.given_way_total,
             ),
         ):
             yield f"# HELP engine_http_{name} {text}"

@@ -4,39 +4,74 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 import engine
+from engine.base.limits import (
+    idempotency_key_bytes_max,
+    key_length_max,
+    name_length_max,
+)
 from engine.gateway import exchange, routes, shapes
 from engine.gateway.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
 from engine.gateway.routes import ROUTES, Route
 from engine.model.query import ANALYTICS
 
 _REFERENCE: Final = "#/components/schemas/{name}"
-_COMMON_PROBLEMS: Final = ("unauthorized", "rate_limited", "malformed_request", "internal_error")
-_BODY_PROBLEMS: Final = ("malformed_json", "body_too_large")
-_START_HEADERS: Final = (
-    ("Idempotency-Key", "The same key and input start nothing twice"),
-    ("X-Deployment-ID", "Which deployment of the component"),
-    ("X-Session-ID", "The session whose state the run sees"),
-    ("X-User-ID", "The user whose state the run sees"),
-    ("traceparent", "W3C trace context; the run belongs to its trace"),
+_COMMON_PROBLEMS: Final = (
+    "unauthorized",
+    "rate_limited",
+    "malformed_request",
+    "invalid_input",
+    "invalid_name",
+    "internal_error",
+    "not_ready",
 )
-_HEADERS_OF: Final = {
+_BODY_PROBLEMS: Final = ("malformed_json", "body_too_large")
+# Its name, what it is for, and what it may hold.
+Header = tuple[str, str, dict[str, Any]]
+# Of other routes no body is null, the defaults, or no line.
+_BODY_NEEDED: Final = frozenset({"batch", "query"})
+_TEXT_SCHEMA: Final[dict[str, Any]] = {"type": "string"}
+
+
+def _visible(length_max: int) -> dict[str, Any]:
+    """Of a header; what is white at its ends is not part of it."""
+    pattern = rf"^[!-~]([ -~]{{0,{length_max - 2}}}[!-~])?$"
+    return _TEXT_SCHEMA | {"pattern": pattern}
+
+
+_IDEMPOTENCY_SCHEMA: Final = _visible(idempotency_key_bytes_max)
+_KEY_SCHEMA: Final = _visible(key_length_max)
+_NAME_SCHEMA: Final = _TEXT_SCHEMA | {"pattern": f"^[A-Za-z0-9_-]{{1,{name_length_max}}}$"}
+_START_HEADERS: Final[Sequence[Header]] = (
+    ("Idempotency-Key", "The same key and input start nothing twice", _IDEMPOTENCY_SCHEMA),
+    ("X-Deployment-ID", "Which deployment of the component", _NAME_SCHEMA),
+    ("X-Session-ID", "The session whose state the run sees", _KEY_SCHEMA),
+    ("X-User-ID", "The user whose state the run sees, unless the key has one", _KEY_SCHEMA),
+    ("traceparent", "W3C trace context; the run belongs to its trace", _TEXT_SCHEMA),
+)
+# Not Accept: a document says by the media types of its answers what may be asked for.
+_HEADERS_OF: Final[Mapping[str, Sequence[Header]]] = {
     "run": _START_HEADERS,
     "submit": _START_HEADERS,
     "stream": _START_HEADERS,
     "batch": _START_HEADERS,
     "runs_batch": _START_HEADERS[1:],
-    "signal": (("Idempotency-Key", "The signal's id: the same id twice counts once"),),
-    "events": (("Last-Event-ID", "The `id` of the last event that was read"),),
-    "query": (("Accept", "application/json, text/csv or application/vnd.apache.arrow.stream"),),
-    "analytics": (("Accept", "application/json or text/csv"),),
+    "signal": (
+        ("Idempotency-Key", "The signal's id: the same id twice counts once", _IDEMPOTENCY_SCHEMA),
+    ),
+    "events": (
+        (
+            "Last-Event-ID",
+            "The `id` of the last event that was read",
+            _TEXT_SCHEMA | {"pattern": "^[0-9]{0,18}$"},
+        ),
+    ),
 }
-_TEXT_SCHEMA: Final = {"type": "string"}
 _CSV: Final[dict[str, Any]] = {exchange.CSV_TYPE.decode(): {"schema": _TEXT_SCHEMA}}
 _ARROW: Final[dict[str, Any]] = {exchange.ARROW_TYPE.decode(): {"schema": {}}}
 # What a route takes and gives beside its own media type.
@@ -46,11 +81,13 @@ _MORE_BODIES: Final = {
 _MORE_ANSWERS: Final[dict[str, dict[str, Any]]] = {"query": _CSV | _ARROW, "analytics": _CSV}
 
 
-@functools.cache
-def document() -> bytes:
+@functools.lru_cache(maxsize=4)
+def document(result_wait_s_max: float) -> bytes:
+    """Of a gateway that lets nobody wait for longer than that."""
     types = _types()
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     schema_of = dict(zip(types, schemas, strict=True))
+    components[shapes.ResultQuery.__name__]["properties"]["wait_s"]["maximum"] = result_wait_s_max
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operation = _operation(route, schema_of, components)
@@ -90,6 +127,9 @@ def _operation(
     route: Route, schema_of: dict[Any, Any], components: dict[str, Any]
 ) -> dict[str, Any]:
     status, media_type, answer_type = route.answer
+    answer = schema_of.get(answer_type, {})
+    if route.name == "runs_batch":
+        answer = {"anyOf": [answer, schema_of[Problem]]}  # a line
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
@@ -97,8 +137,7 @@ def _operation(
         "responses": {
             str(status): {
                 "description": route.summary,
-                "content": {media_type: {"schema": schema_of.get(answer_type, {})}}
-                | _MORE_ANSWERS.get(route.name, {}),
+                "content": {media_type: {"schema": answer}} | _MORE_ANSWERS.get(route.name, {}),
             },
             **_problems(route, schema_of[Problem]),
         },
@@ -113,7 +152,7 @@ def _operation(
     if route.body is not None:
         body_type, body = route.body
         content = {body_type: {"schema": schema_of[body]}} | _MORE_BODIES.get(route.name, {})
-        operation["requestBody"] = {"content": content}
+        operation["requestBody"] = {"content": content, "required": route.name in _BODY_NEEDED}
     if route.is_open:
         operation["security"] = []
     return operation
@@ -131,7 +170,11 @@ def _path_schema(name: str) -> dict[str, Any]:
         return {"type": "string", "enum": sorted(routes.KINDS)}
     if name == "analysis":
         return {"type": "string", "enum": list(ANALYTICS)}
-    return {"type": "string"} | ({"format": "uuid"} if name == "run_id" else {})
+    if name == "run_id":
+        return {"type": "string", "format": "uuid"}
+    return (
+        _TEXT_SCHEMA | {"minLength": 1} | ({"maxLength": key_length_max} if name == "name" else {})
+    )
 
 
 def _query(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,8 +184,8 @@ def _query(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _headers(route: Route) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
-        for name, text in _HEADERS_OF.get(route.name, ())
+        {"name": name, "in": "header", "description": text, "schema": schema}
+        for name, text, schema in _HEADERS_OF.get(route.name, ())
     ]
 
 

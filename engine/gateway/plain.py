@@ -11,10 +11,11 @@ each `is_overdue` and `is_forsaken`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -22,13 +23,12 @@ from typing import Final, Protocol
 import trio
 
 from engine.base.clock import Clock
-from engine.gateway import routes
-from engine.gateway.exchange import Disconnected, Exchange, Header, Response
+from engine.gateway.bodies import patience_s, reading_s_max
+from engine.gateway.exchange import Disconnected, Exchange, Header, Response, Room
 from engine.gateway.head import Head, parse_head
-from engine.gateway.problems import BodyTooLarge, MalformedRequest, NotReady, problem_response
+from engine.gateway.problems import BodyTooLarge
 from engine.gateway.settings import (
     GatewaySettings,
-    bodies_bytes_max,
     drop_bytes_max,
     head_bytes_max,
     linger_s_max,
@@ -41,18 +41,15 @@ _LAX_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+# What is sent is what it says it is: no browser takes JSON for a page.
+_NO_SNIFFING: Final = b"x-content-type-options: nosniff\r\n"
 _CLOSE: Final = b"connection: close\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _NO_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class Answering(Protocol):
-    async def __call__(
-        self, exchange: Exchange, route: routes.Route, parameters: tuple[str, ...]
-    ) -> Response | None: ...
-
-
-Rest = Callable[["PlainExchange"], Awaitable[None]]
+    async def __call__(self, exchange: Exchange, /) -> Response | None: ...
 
 
 class DateHeader:
@@ -75,23 +72,33 @@ class Shared:
     """What all plain connections of a gateway have in common."""
 
     def __init__(
-        self, settings: GatewaySettings, clock: Clock, answer: Answering, rest: Rest
+        self, settings: GatewaySettings, clock: Clock, answer: Answering, room: Room
     ) -> None:
         self.settings: Final = settings
         self.date: Final = DateHeader(clock)
-        self.answer: Final = answer  # the hot routes
-        self.rest: Final = rest  # all other paths
+        self.answer: Final = answer
+        self.room: Final = room
         self.is_stopping = False
-        self.bodies_bytes = 0  # that requests half read hold in memory
+
+
+class Successor(Protocol):
+    """What knows of a connection that is not plain whether to go on with it."""
+
+    def is_overdue(self, now: float, /) -> bool: ...
+
+    @property
+    def may_give_way(self) -> bool: ...
 
 
 class PlainConnection:
     __slots__ = (
         "_busy_since",
         "_deadline",
+        "_exchange",
         "_last_head",
         "_last_head_bytes",
         "buffer",
+        "handed_over",
         "peer",
         "scope",
         "shared",
@@ -106,6 +113,8 @@ class PlainConnection:
         self.scope = trio.CancelScope()
         self._deadline = math.inf
         self._busy_since = math.inf
+        self._exchange: PlainExchange | None = None  # while it is being answered
+        self.handed_over: Successor | None = None
         # The next request of a connection often begins with the same bytes.
         self._last_head: Head | None = None
         self._last_head_bytes = b""
@@ -119,7 +128,10 @@ class PlainConnection:
                     self._deadline = math.inf  # whoever gets the connection has deadlines too
                     return self.buffer
                 exchange = PlainExchange(self, head)
-                if not await self._exchange(exchange):
+                self._exchange = exchange
+                goes_on = await self._serve_one(exchange)
+                self._exchange = None
+                if not goes_on:
                     return None
             except Disconnected:
                 return None
@@ -132,9 +144,25 @@ class PlainConnection:
         """Between two requests."""
         return self._busy_since == math.inf and not self.buffer
 
+    @property
+    def may_give_way(self) -> bool:
+        """To a new one, when there are too many: nobody whom we know is being answered."""
+        if self.handed_over is not None:
+            return self.handed_over.may_give_way
+        return self._exchange is None or not self._exchange.is_admitted
+
     def is_overdue(self, now: float) -> bool:
         """Too slow in sending a request or in reading an answer, or idle for too long."""
+        if self.handed_over is not None:
+            return self.handed_over.is_overdue(now)
         return now > self._deadline
+
+    def cut_off(self) -> None:
+        if self.handed_over is not None:
+            # Hypercorn sends under a shield; with nowhere to send to it ends at once.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        self.scope.cancel()
 
     def is_forsaken(self, now: float, patience_s: float) -> bool:
         """Its request has been under way for a while, and nobody is there any more to read the
@@ -191,38 +219,27 @@ class PlainConnection:
                 raise Disconnected
             return data
 
-    async def receive_body(self) -> bytes:
-        self._deadline = trio.current_time() + self.shared.settings.read_stall_s_max
+    async def receive_body(self, patience_s: float) -> bytes:
+        self._deadline = trio.current_time() + patience_s
         data = await self.receive()
         self._deadline = math.inf
         return data
 
     # ---- answering ----
 
-    async def _exchange(self, exchange: PlainExchange) -> bool:
+    async def _serve_one(self, exchange: PlainExchange) -> bool:
         """Whether the connection can go on."""
         self._deadline = math.inf
         self._busy_since = trio.current_time()
-        try:
-            found = routes.find(exchange.method, exchange.path)
-        except MalformedRequest as error:
-            await exchange.respond(problem_response(error))
-        else:
-            if found is not None and found.route.is_hot:
-                await self._answer(exchange, found)
-            else:
-                await self.shared.rest(exchange)
-        self._busy_since = math.inf
-        if exchange.unread_bytes:
-            await self._drop(exchange)
-        return not exchange.closes
-
-    async def _answer(self, exchange: PlainExchange, found: routes.Found) -> None:
-        response = await self.shared.answer(exchange, found.route, found.parameters)
+        response = await self.shared.answer(exchange)
         if response is not None:
             await exchange.respond(response)
         else:
             await exchange.end()
+        self._busy_since = math.inf
+        if exchange.unread_bytes:
+            await self._drop(exchange)
+        return not exchange.closes
 
     async def _drop(self, exchange: PlainExchange) -> None:
         """Reads what the handler did not want; lingers if that is not worth it."""
@@ -249,8 +266,10 @@ class PlainConnection:
             await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, rest: memoryview) -> None:
+        settings = self.shared.settings
+        last = trio.current_time() + reading_s_max(settings, len(rest))
         while rest:
-            self._deadline = trio.current_time() + self.shared.settings.write_stall_s_max
+            self._deadline = min(last, trio.current_time() + settings.write_stall_s_max)
             await trio.lowlevel.wait_writable(self.sock)
             try:
                 rest = rest[self.sock.send(rest) :]
@@ -262,12 +281,16 @@ class PlainConnection:
 
 
 class PlainExchange(Exchange):
-    __slots__ = ("_connection", "_keeps_alive", "unread_bytes")
+    __slots__ = ("_came_bytes", "_connection", "_keeps_alive", "_waited_s", "unread_bytes")
 
     def __init__(self, connection: PlainConnection, head: Head) -> None:
         path, _, query = head.target.partition("?")
-        super().__init__(head.method, path, query, head.headers, connection.peer)
+        super().__init__(
+            head.method, path, query, head.headers, connection.peer, connection.shared.room
+        )
         self._connection = connection
+        self._came_bytes = 0
+        self._waited_s = 0.0
         self._keeps_alive = head.keeps_alive
         self.unread_bytes = head.body_bytes
 
@@ -287,20 +310,7 @@ class PlainExchange(Exchange):
             self._connection.buffer = buffer[wanted:]
             self.unread_bytes = 0
             return buffer[:wanted]
-        return await self._read_rest(wanted)
-
-    async def _read_rest(self, wanted: int) -> bytes:
-        shared = self._connection.shared
-        if shared.bodies_bytes + wanted > bodies_bytes_max:
-            raise NotReady("too many large requests at once; send it again in a moment")
-        shared.bodies_bytes += wanted
-        try:
-            pieces = []
-            while piece := await self.read_piece(wanted):
-                pieces.append(piece)
-            return b"".join(pieces)
-        finally:
-            shared.bodies_bytes -= wanted
+        return await super().read(bytes_max)
 
     async def read_piece(self, bytes_max: int) -> bytes:
         self._check(bytes_max)
@@ -308,11 +318,19 @@ class PlainExchange(Exchange):
             return b""
         connection = self._connection
         if not connection.buffer:
-            connection.buffer = await connection.receive_body()
+            connection.buffer = await self._receive(connection)
         piece = connection.buffer[: self.unread_bytes]
         connection.buffer = connection.buffer[len(piece) :]
         self.unread_bytes -= len(piece)
         return piece
+
+    async def _receive(self, connection: PlainConnection) -> bytes:
+        begun = trio.current_time()
+        settings = connection.shared.settings
+        data = await connection.receive_body(patience_s(settings, self._came_bytes, self._waited_s))
+        self._waited_s += trio.current_time() - begun
+        self._came_bytes += len(data)
+        return data
 
     def _check(self, bytes_max: int) -> None:
         if self.unread_bytes > bytes_max:
@@ -323,15 +341,12 @@ class PlainExchange(Exchange):
             )
 
     async def respond(self, response: Response) -> None:
-        await self.respond_raw(response.status, response.all_headers(), response.body)
-
-    async def respond_raw(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        if status in _NO_BODY:
-            head = self._head(status, headers, b"")
-            await self._connection.send(head)
+        if response.status in _NO_BODY:
+            await self._connection.send(self._head(response.status, response.all_headers(), b""))
             return
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        await self._connection.send(head + body)
+        framing = b"content-length: %d\r\n" % len(response.body)
+        head = self._head(response.status, response.all_headers(), framing)
+        await self._connection.send(head + response.body)
 
     async def begin(self, status: int, headers: Sequence[Header]) -> None:
         self.is_begun = True
@@ -346,9 +361,10 @@ class PlainExchange(Exchange):
 
     def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
         lines = [b"%b: %b\r\n" % header for header in headers]
-        return b"%b%b%b%b%b\r\n" % (
+        return b"%b%b%b%b%b%b\r\n" % (
             _STATUS_LINES[status],
             self._connection.shared.date(),
+            _NO_SNIFFING,
             b"".join(lines),
             framing,
             _CLOSE if self.closes else b"",

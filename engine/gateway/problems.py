@@ -62,14 +62,9 @@ class UnknownAnalysis(EngineError):
     code = "unknown_analysis"
 
 
-class UnknownWebhook(EngineError):
-    """No webhook of this name is set up."""
-
-    code = "unknown_webhook"
-
-
 class InvalidSignature(EngineError):
-    """The body was not signed with the webhook's secret, or too long ago."""
+    """The body was not signed with the webhook's secret, or too long ago; or there is no webhook of
+    this name, which is not told."""
 
     code = "invalid_signature"
 
@@ -133,7 +128,6 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "unknown_route": 404,
         "unknown_run": 404,
         "unknown_wait": 404,
-        "unknown_webhook": 404,
         "unsupported_sdk": 400,
     }
 )

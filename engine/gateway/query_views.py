@@ -41,12 +41,13 @@ def query_body(asked: Asked) -> shapes.QueryBody:
     content_type = asked.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_sql = content_type.startswith("text/") or content_type == "application/sql"
     is_json = content_type == JSON_TYPE.decode() or content_type.endswith("+json")
+    rows_max = reading.typed_query(shapes.QueryOptions, asked.query).rows_max
     if is_json or (not is_sql and asked.body.lstrip()[:1] == b"{"):
-        reading.typed_query(shapes.NoQuery, asked.query)
         body = reading.typed_json(_QUERY, asked.body)
+        if body.rows_max is None:
+            body = shapes.QueryBody(sql=body.sql, rows_max=rows_max)
     else:
-        options = reading.typed_query(shapes.QueryOptions, asked.query)
-        body = shapes.QueryBody(sql=_text(asked.body), rows_max=options.rows_max)
+        body = shapes.QueryBody(sql=_text(asked.body), rows_max=rows_max)
     if not body.sql.strip():
         raise InvalidInput(f"there is no SQL in the body; try {_EXAMPLE}", field="sql")
     return body

@@ -80,7 +80,7 @@ ROUTES: Final[Sequence[Route]] = (
         is_hot=True,
         query=shapes.StartOptions,
         body=(JSON, Any),
-        answer=(200, EVENT_STREAM, str),
+        answer=(200, EVENT_STREAM, shapes.EventAnswer),
         problems=_START,
     ),
     Route(
@@ -137,7 +137,7 @@ ROUTES: Final[Sequence[Route]] = (
         "204 if the run has ended and there is nothing behind that id",
         is_hot=True,
         query=shapes.EventsQuery,
-        answer=(200, EVENT_STREAM, str),
+        answer=(200, EVENT_STREAM, shapes.EventAnswer),
         problems=(*_RUN, "gone"),
     ),
     Route(
@@ -249,10 +249,11 @@ ROUTES: Final[Sequence[Route]] = (
         "POST",
         "/v1/webhooks/{name}",
         "For other servers: a signed body starts a run or signals one, as the settings say",
+        is_hot=True,
         is_open=True,
         body=(JSON, Any),
         answer=(202, JSON, shapes.DoneAnswer),
-        problems=("unknown_webhook", "invalid_signature"),
+        problems=("invalid_signature", "rate_limited", *_START, *_RUN, "run_terminal"),
     ),
     Route(
         "healthz",

@@ -15,15 +15,37 @@ from engine.base.limits import (
     list_runs_max,
     name_length_max,
     query_rows_max,
+    time_ms_max,
 )
-from engine.gateway.settings import analytics_rows_max, page_entries_max, tags_max
+from engine.base.moments import MILLISECONDS_PATTERN, SPAN_PATTERN
+from engine.gateway.settings import (
+    analytics_rows_max,
+    batch_inputs_max,
+    page_entries_max,
+    tags_max,
+)
 from engine.model.views import ComponentView, KindName, StatusName
 
 KeyText = Annotated[str, msgspec.Meta(min_length=1, max_length=idempotency_key_bytes_max)]
 OptionalText = Annotated[str, msgspec.Meta(max_length=key_length_max)]
 NameText = Annotated[str, msgspec.Meta(min_length=1, max_length=name_length_max)]
-Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=time_ms_max)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+# What a document cannot say of a text in one word.
+RunIdText = Annotated[str, msgspec.Meta(min_length=1, extra_json_schema={"format": "uuid"})]
+Moment = Annotated[
+    str,
+    msgspec.Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"pattern": f"^{SPAN_PATTERN}$"},
+                {"format": "date"},
+                {"format": "date-time"},
+                {"pattern": f"^{MILLISECONDS_PATTERN}$"},
+            ]
+        }
+    ),
+]
 RowsMax = Annotated[int, msgspec.Meta(ge=1, le=query_rows_max)]
 
 
@@ -58,7 +80,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Inputs for many runs of one component. With an Idempotency-Key header each run has the key
     `{key}#{index}`."""
 
-    inputs: list[msgspec.Raw]
+    inputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=batch_inputs_max)]
 
 
 class CancelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,18 +91,19 @@ class CancelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which runs; newest first. `tag.NAME=VALUE` asks for runs with that tag, `since=7d` (or a
-    date) for runs created since then, `parent` for the child runs of a run."""
+    date) for runs created since then (and since `created_from_ms`), `parent` for the child runs of
+    a run."""
 
     status: StatusName | None = None
     component: str | None = None
     kind: KindName | None = None
     project_id: NameText | None = None
     error_code: OptionalText | None = None
-    parent: str | None = None
-    since: str | None = None
+    parent: RunIdText | None = None
+    since: Moment | None = None
     created_from_ms: Milliseconds | None = None
     created_to_ms: Milliseconds | None = None
-    cursor: str | None = None
+    cursor: RunIdText | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=list_runs_max)] = 100
 
 
@@ -104,7 +127,7 @@ class ResultQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class QueryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For a body that is nothing but SQL: how many rows at most."""
+    """How many rows at most; a body of JSON can say it too, and better."""
 
     rows_max: RowsMax | None = None
 
@@ -120,8 +143,8 @@ class AnalyticsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Over which runs. `from` and `to` are about when they ended: a time span back from now (`7d`),
     a date, or milliseconds since 1970."""
 
-    from_: str | None = msgspec.field(default=None, name="from")
-    to: str | None = None
+    from_: Moment | None = msgspec.field(default=None, name="from")
+    to: Moment | None = None
     project: NameText | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=analytics_rows_max)] = 1_000
 
@@ -211,6 +234,15 @@ class AnalyticsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
     skipped: tuple[str, ...]
     elapsed_ms: float
+
+
+class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of a stream of server-sent events: its id is the offset of a record, if it has one, its
+    data is JSON."""
+
+    event: str
+    data: str
+    id: str = ""
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -23,6 +23,7 @@ class Caller(NamedTuple):
     idempotency_key: str | None
     session_id: str
     user_id: str
+    is_user_settled: bool  # the key belongs to a user, so nothing in the request names another
     trace_id: str
 
 
@@ -41,7 +42,8 @@ def caller_of(door: Door, headers: Mapping[str, str], context: RequestContext) -
         door.deployment_default if deployment is None else deployment_id(deployment),
         reading.idempotency_key(headers),
         session or "",
-        user or context.user_id or "",
+        context.user_id or user or "",
+        bool(context.user_id),
         reading.trace_of(headers.get("traceparent")),
     )
 

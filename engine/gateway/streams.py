@@ -40,17 +40,18 @@ _HEADERS: Final[tuple[Header, ...]] = (
 _LINE_ENDS: Final = str.maketrans("", "", "\r\n")
 
 
-async def stream(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response | None:
-    context = door.admit(exchange.headers, exchange.peer)
-    request = await read_start(door, exchange, context, parameters)
+async def stream(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response | None:
     with door.waiting(context):
-        started = await start(door, context, request)
+        started = await start(door, context, await read_start(door, exchange, context, parameters))
         await _follow(door, exchange, context, started.run_id, None)
     return None
 
 
-async def events(door: Door, exchange: Exchange, parameters: tuple[str, ...]) -> Response | None:
-    context = door.admit(exchange.headers, exchange.peer)
+async def events(
+    door: Door, context: RequestContext, exchange: Exchange, parameters: tuple[str, ...]
+) -> Response | None:
     run_id = parse_run_id(parameters[0])
     query = reading.typed_query(shapes.EventsQuery, exchange.query)
     after = reading.event_offset(exchange.headers.get("last-event-id"), query.after)

@@ -1,4 +1,4 @@
-"""The routes that are asked now and then: lists, one run and its journal, cancel, webhooks.
+"""The routes that are asked now and then: lists, one run and its journal, cancel.
 
 A view takes the request's context and what was asked, and returns a `Response`. Knows no Quart:
 `cold.py` is the adapter.
@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import trio
 
 from engine.base.errors import InvalidInput, InvalidName
-from engine.base.ids import deployment_id, parse_run_id, project_id, run_id_text, tenant_id
-from engine.gateway import answers, query_views, reading, shapes, webhooks
+from engine.base.ids import parse_run_id, run_id_text
+from engine.base.limits import loop_slice_us
+from engine.gateway import answers, query_views, reading, shapes
 from engine.gateway.asked import Asked, OpenView, View
 from engine.gateway.door import Door
 from engine.gateway.exchange import Response
 from engine.gateway.journal_view import entry_view
 from engine.gateway.openapi import document
-from engine.gateway.problems import UnknownWebhook
-from engine.gateway.settings import WebhookSettings, batch_chunk_starts_max
-from engine.gateway.starting import caller_of, start, start_request, target_of
-from engine.model.context import AuthMode, RequestContext
+from engine.gateway.settings import batch_chunk_starts_max
+from engine.gateway.starting import caller_of, start_request, target_of
+from engine.model.context import RequestContext
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, StartRequest
 
@@ -33,21 +34,17 @@ _CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
 async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
     target = target_of(asked.parameters, asked.query)
     caller = caller_of(door, asked.headers, context)
-    body = reading.typed_json(_BATCH, asked.body)
+    body = reading.typed_json(_BATCH, reading.checked_json(asked.body))
     key = caller.idempotency_key
-    requests = [
-        start_request(
-            target,
-            caller,
-            reading.checked_json(bytes(json_input), f"inputs[{index}]"),
-            None if key is None else f"{key}#{index}",
-        )
-        for index, json_input in enumerate(body.inputs)
-    ]
     found: list[bytes] = []
-    for first in range(0, len(requests), batch_chunk_starts_max):
-        chunk = requests[first : first + batch_chunk_starts_max]
-        found.extend(await _start_many(door, context, chunk))
+    for first in range(0, len(body.inputs), batch_chunk_starts_max):
+        requests = [
+            start_request(target, caller, bytes(json_input), None if key is None else f"{key}#{at}")
+            for at, json_input in enumerate(
+                body.inputs[first : first + batch_chunk_starts_max], first
+            )
+        ]
+        found.extend(await _start_many(door, context, requests))
     return Response(b'{"runs":[%b]}' % b",".join(found), status=202)
 
 
@@ -61,8 +58,7 @@ async def _start_many(
 async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Response:
     query, tags = reading.query_and_tags(shapes.RunsQuery, asked.query)
     since_ms = query_views.moment(query.since, "since", door.clock.now_ms())
-    if since_ms is not None and query.created_from_ms is not None:
-        raise InvalidInput("since and created_from_ms say the same; give one", field="since")
+    from_ms = [moment for moment in (since_ms, query.created_from_ms) if moment is not None]
     run_filter = RunFilter(
         status=None if query.status is None else RunStatus[query.status],
         component=query.component,
@@ -71,7 +67,7 @@ async def list_runs(door: Door, context: RequestContext, asked: Asked) -> Respon
         error_code=query.error_code,
         parent_run_id=_parent(query.parent),
         tags=tags,
-        created_from_ms=query.created_from_ms if since_ms is None else since_ms,
+        created_from_ms=max(from_ms, default=None),
         created_to_ms=query.created_to_ms,
         cursor=query.cursor,
         limit=query.limit,
@@ -99,11 +95,15 @@ async def journal(door: Door, context: RequestContext, asked: Asked) -> Response
     query = reading.typed_query(shapes.JournalQuery, asked.query)
     entries = await door.handle.read_journal(context, run_id, query.from_offset, query.limit)
     next_offset = entries[-1].offset + 1 if entries else query.from_offset
-    return answers.json_response(
-        shapes.JournalAnswer(
-            entries=[entry_view(entry) for entry in entries], next_offset=next_offset
-        )
-    )
+    shown: list[shapes.EntryAnswer] = []
+    begun_us = door.clock.monotonic_us()
+    for entry in entries:
+        shown.append(entry_view(entry))
+        now_us = door.clock.monotonic_us()
+        if now_us > begun_us + loop_slice_us:
+            await trio.lowlevel.checkpoint()  # a large page is not the others' wait
+            begun_us = door.clock.monotonic_us()
+    return answers.json_response(shapes.JournalAnswer(entries=shown, next_offset=next_offset))
 
 
 async def why(door: Door, context: RequestContext, asked: Asked) -> Response:
@@ -132,41 +132,7 @@ async def components(door: Door, context: RequestContext, asked: Asked) -> Respo
 
 
 async def openapi(door: Door, asked: Asked) -> Response:
-    return Response(document())
-
-
-async def webhook(door: Door, asked: Asked) -> Response:
-    name = asked.parameters[0]
-    hooks = [hook for hook in door.settings.webhooks if hook.name == name]
-    if not hooks:
-        raise UnknownWebhook(f"there is no webhook {name[:64]!r}; it is set up in the settings")
-    hook = hooks[0]
-    delivery = webhooks.delivery_id(
-        hook,
-        asked.headers,
-        asked.body,
-        now_s=door.clock.now_ms() // 1_000,
-        age_s_max=door.settings.webhook_age_s_max,
-    )
-    context = RequestContext(
-        tenant_id(hook.tenant_id), project_id(hook.project_id), AuthMode.WEBHOOK
-    )
-    json_input = reading.checked_json(asked.body)
-    if hook.signal:
-        run_id = webhooks.run_id_in(hook, json_input)
-        await door.handle.signal(context, run_id, hook.signal, json_input, delivery)
-        return answers.done_response(run_id_text(run_id), b"signalled")
-    started = await start(door, context, _hook_start(hook, json_input, delivery))
-    return answers.done_response(run_id_text(started.run_id), b"started")
-
-
-def _hook_start(hook: WebhookSettings, json_input: bytes, delivery: str | None) -> StartRequest:
-    return StartRequest(
-        component=hook.component,
-        input=json_input,
-        deployment_id=deployment_id(hook.deployment_id),
-        idempotency_key=delivery,
-    )
+    return Response(document(door.settings.result_wait_s_max))
 
 
 VIEWS: Final[Mapping[str, View]] = {
@@ -184,4 +150,4 @@ VIEWS: Final[Mapping[str, View]] = {
     "archive_flush": query_views.archive_flush,
     "archive_verify": query_views.archive_verify,
 }
-OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi, "webhook": webhook}
+OPEN_VIEWS: Final[Mapping[str, OpenView]] = {"openapi": openapi}

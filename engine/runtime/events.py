@@ -7,7 +7,7 @@ carry none and are for who is listening.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -107,18 +107,22 @@ class RunEvents:
             for record in records:
                 self._next_offset = record.offset + 1
                 if record.kind in _ENDINGS:
-                    for event in listener.take():
+                    for event in _taken(listener):
                         yield event
                 yield _event(self._run, record, kind)
                 if record.kind in _ENDINGS:
                     return
-            for event in listener.take():
+            for event in _taken(listener):
                 yield event
             if not records:
                 await self._wait_for_more(live, listener)
 
     def _read(self, live: LiveRun) -> list[Record]:
-        return live.segment.read(self._next_offset, records_max=limits.event_page_records_max)
+        return live.segment.read(
+            self._next_offset,
+            records_max=limits.event_page_records_max,
+            bytes_max=limits.event_page_bytes_max,
+        )
 
     async def _wait_for_more(self, live: LiveRun, listener: Listener) -> None:
         """Until there is a record at the next offset or something was emitted; raises if the
@@ -137,6 +141,14 @@ class RunEvents:
             nursery.start_soon(first, listener.wait_arrived)
         if failures:
             raise failures[0]
+
+
+def _taken(listener: Listener) -> Iterator[RunEvent]:
+    """One at a time: while the reader of one is slow, the others still count as waiting, and may
+    be dropped. No more than are there now, so that the journal has its turn."""
+    for _ in range(len(listener)):
+        if len(listener):
+            yield listener.pop()
 
 
 _ENDINGS: Final = frozenset(

@@ -7,6 +7,7 @@ kept.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 import trio
 
@@ -15,6 +16,9 @@ from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.model.views import RunEvent
 from engine.runtime.live import Ending
+
+# What an event takes beside its name and its data.
+_EVENT_BYTES: Final = 256
 
 
 class _Waiter:
@@ -27,30 +31,70 @@ class _Waiter:
 
 
 class Listener:
-    """What one listener has not taken yet; the oldest go when it does not keep up."""
+    """What one listener has not taken yet; the oldest go when it does not keep up, or when all
+    listeners of the tenant together hold too much."""
 
-    def __init__(self) -> None:
-        self._events: deque[RunEvent] = deque(maxlen=limits.live_events_buffered_max)
+    def __init__(self, held: _Held) -> None:
+        self._events: deque[RunEvent] = deque()
+        self._bytes = 0
+        self._held = held
         self._arrived = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     def put(self, event: RunEvent) -> None:
+        size = _size(event)
+        while self._events and not self._has_room(size):
+            self.pop()
+        if not self._has_room(size):
+            return
         self._events.append(event)
+        self._count(size)
         self._arrived.set()
 
-    def take(self) -> list[RunEvent]:
-        taken = list(self._events)
-        self._events.clear()
-        self._arrived = trio.Event()
-        return taken
+    def pop(self) -> RunEvent:
+        event = self._events.popleft()
+        self._count(-_size(event))
+        if not self._events:
+            self._arrived = trio.Event()
+        return event
+
+    def clear(self) -> None:
+        while self._events:
+            self.pop()
 
     async def wait_arrived(self) -> None:
         await self._arrived.wait()
+
+    def _has_room(self, size: int) -> bool:
+        return (
+            len(self._events) < limits.live_events_buffered_max
+            and self._bytes + size <= limits.live_events_bytes_max
+            and self._held.bytes + size <= limits.live_events_tenant_bytes_max
+        )
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        self._held.bytes += size
+
+
+class _Held:
+    """By all listeners of a tenant; what two of them hold counts twice."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+def _size(event: RunEvent) -> int:
+    return _EVENT_BYTES + len(event.name) + len(event.data)
 
 
 class Waiters:
     def __init__(self) -> None:
         self._waiters: dict[RunId, list[_Waiter]] = {}
         self._listeners: dict[RunId, list[Listener]] = {}
+        self._held = _Held()
 
     async def wait_ending(self, run: RunId) -> Ending:
         """Until the run has ended and its last record is durable."""
@@ -62,7 +106,7 @@ class Waiters:
             if waiter.ending is None:
                 self._leave(run, waiter)
         if waiter.failure is not None:
-            raise type(waiter.failure)(waiter.failure.message, **waiter.failure.details)
+            raise waiter.failure.again()
         assert waiter.ending is not None
         return waiter.ending
 
@@ -95,11 +139,12 @@ class Waiters:
 
     def listen(self, run: RunId) -> Listener:
         """Hears what the run emits from now on, until `ignore`."""
-        listener = Listener()
+        listener = Listener(self._held)
         self._listeners.setdefault(run, []).append(listener)
         return listener
 
     def ignore(self, run: RunId, listener: Listener) -> None:
+        listener.clear()
         listeners = self._listeners[run]
         listeners.remove(listener)
         if not listeners:

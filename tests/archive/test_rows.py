@@ -133,6 +133,8 @@ def test_what_models_cost_by_model_and_in_all() -> None:
         (b'{"score": 3, "why": "x"}', 3.0),
         (b'{"score": "high"}', None),
         (b"true", None),
+        (b"9" * 400, None),
+        (b"1e999", None),
         (b"not json", None),
         (b"", None),
     ],

@@ -42,11 +42,11 @@ class Processes:
 
     # ---- processes ----
 
-    def start_runtime(self) -> None:
+    def start_runtime(self, settings: Path | None = None) -> None:
         assert self._runtime is None
-        self._runtime = self._start(
-            "serve", "--data-dir", str(self.data_dir), "--http", self.http, "--grpc", self.grpc
-        )
+        where = ["--data-dir", str(self.data_dir), "--http", self.http, "--grpc", self.grpc]
+        more = [] if settings is None else ["--config", str(settings)]
+        self._runtime = self._start("serve", *where, *more)
         self.wait_until(lambda: self.get("/readyz") is not None, "the runtime is ready")
 
     def start_worker(
@@ -57,9 +57,15 @@ class Processes:
         self._workers.append(worker)
         return worker
 
-    def start(self, *, workers: int, module: str = "tests.e2e.components") -> None:
+    def start(
+        self,
+        *,
+        workers: int,
+        module: str = "tests.e2e.components",
+        settings: Path | None = None,
+    ) -> None:
         """The runtime and workers that have registered."""
-        self.start_runtime()
+        self.start_runtime(settings)
         for _ in range(workers):
             self.start_worker(module)
         self.wait_until(lambda: self.workers_connected() == workers, "the workers are there")

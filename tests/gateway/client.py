@@ -67,6 +67,25 @@ class Client:
         data = [self._http.send(event) for event in (request, h11.Data(body), h11.EndOfMessage())]
         await self.stream.send_all(b"".join(piece or b"" for piece in data))
 
+    async def send_head(
+        self,
+        method: str,
+        path: str,
+        *,
+        length: int | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Without the body that it announces; of no length: in chunks."""
+        framing = (
+            ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
+        )
+        named = [*self._headers, *(headers or {}).items(), framing]
+        data = self._http.send(h11.Request(method=method, target=path, headers=named))
+        await self.stream.send_all(data or b"")
+
+    async def send_piece(self, data: bytes) -> None:
+        await self.stream.send_all(self._http.send(h11.Data(data)) or b"")
+
     async def read_head(self) -> tuple[int, Mapping[str, str]]:
         while not isinstance(event := await self._event(), h11.Response):
             assert isinstance(event, h11.InformationalResponse)

@@ -297,6 +297,9 @@ class FakeHandle:
         (run,) = self._runs.values()
         return run
 
+    def all_runs(self) -> list[FakeRun]:
+        return list(self._runs.values())
+
     def append(self, run: FakeRun, payload: Payload) -> None:
         kind = wire.kind_of(payload)
         offset = len(run.entries)

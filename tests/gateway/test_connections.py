@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import h2.config
 import h2.connection
@@ -12,10 +13,13 @@ import h2.events
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
+from engine.base.binding import holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
 from engine.gateway import connections
 from engine.gateway.connections import open_listeners
+from engine.gateway.settings import WebhookSettings
 from tests.gateway.client import NOT_PLAIN
 from tests.gateway.conftest import RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD
@@ -265,11 +269,20 @@ async def test_who_does_not_read_is_given_up(header: bytes) -> None:
             await until_nobody_is_connected(gateway)
 
 
-async def test_one_connection_too_many() -> None:
-    async with running(connections_max=2) as gateway:
-        async with gateway.client() as first, gateway.client() as second:
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"connections_max": 4},  # half of them from one address
+        {"connections_per_peer_max": 2},
+        {"connections_max": 2, "connections_per_peer_max": 100},
+    ],
+)
+async def test_one_connection_too_many(bounds: dict[str, int]) -> None:
+    async with running(**bounds) as gateway:
+        async with gateway.client() as first, gateway.client(NOT_PLAIN) as second:
             for client in (first, second):
-                assert (await client.get("/healthz")).status == 200
+                await client.send("POST", f"/v1/workflows/{HOLD}/run")
+            await until(lambda: gateway.handle.waiting == 2)
             async with opened(gateway) as third:
                 data = await read_to_end(third)
         assert data.startswith(b"HTTP/1.1 503 ")
@@ -277,6 +290,40 @@ async def test_one_connection_too_many() -> None:
         await until_nobody_is_connected(gateway)
         async with gateway.client() as client:
             assert (await client.get("/healthz")).status == 200
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"connections_max": 40},
+        {"connections_per_peer_max": 20},
+        {"connections_max": 20, "connections_per_peer_max": 100},
+    ],
+)
+async def test_who_has_nothing_to_be_answered_gives_way(bounds: dict[str, int]) -> None:
+    """Slow heads on either way in, idle ones, bodies of strangers: none keeps anybody out, and
+    nobody loses an answer for them."""
+    hook = WebhookSettings(name="hook", secret="s" * 16, tenant_id="dev", component=ECHO)
+    hub = {"X-Hub-Signature-256": "sha256=" + "0" * 64}
+    async with running(**bounds, webhooks=(hook,)) as gateway, AsyncExitStack() as stack:
+        busy = await stack.enter_async_context(gateway.client())
+        await busy.send("POST", f"/v1/workflows/{HOLD}/run")
+        await until(lambda: gateway.handle.waiting == 1)
+        held = gateway.handle.only_run()
+        for number in range(100):
+            client = await stack.enter_async_context(gateway.client())
+            if number % 4 == 0:
+                await client.stream.send_all(b"GET /healthz HTTP/1.1\r\nHo")
+            elif number % 4 == 1:
+                await client.stream.send_all(STATUS.replace(b"Host", b"TE: x\r\nHost") + b"GET /")
+            elif number % 4 == 2:
+                await client.send_head("POST", "/v1/webhooks/hook", length=9, headers=hub)
+        for _ in range(3):
+            other = await stack.enter_async_context(gateway.client())
+            assert (await other.post(f"/v1/workflows/{ECHO}/run", 1)).status == 200
+        gateway.handle.complete(held, b"1")
+        assert (await busy.read_head())[0] == 200
+        assert await gateway.measured("engine_http_given_way_total") > 80
 
 
 async def test_no_room_for_a_connection_is_a_pause(
@@ -352,8 +399,50 @@ async def test_localhost_is_one_port_on_all_its_addresses() -> None:
 
 
 async def test_an_address_in_use_is_said(gateway: RunningGateway) -> None:
-    with pytest.raises(AddressInUse, match=f"{gateway.port}.*--http"):
+    with pytest.raises(AddressInUse, match=f"{gateway.port}.*another process listens .*--http"):
         await open_listeners("127.0.0.1", gateway.port)
+
+
+@pytest.fixture
+def outgoing() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection from here, as any may have one of the ports that the defaults name; and its
+    other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        with client, accepted:
+            yield client, accepted
+
+
+async def test_a_port_that_a_connection_has_is_waited_for(
+    outgoing: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    client, _ = outgoing
+    port = client.getsockname()[1]
+    with pytest.raises(AddressInUse, match=f"{port}.*no process listens there, .*--http"):
+        await open_listeners("127.0.0.1", port)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_reset_after, client, 1.0)
+        (listener,) = await open_listeners("127.0.0.1", port)
+        listener.close()
+
+
+async def test_a_connection_that_has_ended_keeps_its_port_for_a_while(
+    outgoing: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    client, accepted = outgoing
+    port = client.getsockname()[1]
+    client.close()
+    accepted.close()
+    await until(lambda: "has ended" in holder_of(port))
+    with pytest.raises(AddressInUse, match=f"{port}.*a connection that has ended keeps that port"):
+        await open_listeners("127.0.0.1", port)
+
+
+async def _reset_after(sock: socket.socket, seconds: float) -> None:
+    await trio.sleep(seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

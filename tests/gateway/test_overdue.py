@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from engine.base.clock import ManualClock
+from engine.gateway.bodies import Bodies
 from engine.gateway.connections import Connections, open_listeners
 from engine.gateway.exchange import Exchange, Response
 from engine.gateway.metrics import GatewayMetrics
-from engine.gateway.plain import Shared
-from engine.gateway.routes import Route
+from engine.gateway.plain import PlainConnection, Shared
 from engine.gateway.settings import GatewaySettings
 
 SETTINGS = GatewaySettings(
@@ -35,9 +35,8 @@ class Place:
         self.body = b"ok"
         self.handed_over = b""
 
-    async def respond(
-        self, exchange: Exchange, route: Route, parameters: tuple[str, ...]
-    ) -> Response:
+    async def respond(self, exchange: Exchange) -> Response:
+        exchange.payers = (("somebody", 1_000),)
         await exchange.read(100)
         self.asked.set()
         await self.answer.wait()
@@ -61,20 +60,15 @@ async def place() -> AsyncIterator[Place]:
 async def _place() -> AsyncIterator[Place]:
     found: list[Place] = []
 
-    async def answer(
-        exchange: Exchange, route: Route, parameters: tuple[str, ...]
-    ) -> Response | None:
-        return await found[0].respond(exchange, route, parameters)
+    async def answer(exchange: Exchange) -> Response | None:
+        return await found[0].respond(exchange)
 
-    async def nothing_else(*_: object) -> None:
-        raise AssertionError("only hot routes are asked for here")
-
-    async def take(sock: object, read_already: bytes, peer: str) -> None:
-        assert peer == "127.0.0.1"
+    async def take(connection: PlainConnection, read_already: bytes) -> None:
+        assert connection.peer == "127.0.0.1"
         found[0].handed_over = read_already
         await trio.sleep_forever()
 
-    shared = Shared(SETTINGS, ManualClock(), answer, nothing_else)
+    shared = Shared(SETTINGS, ManualClock(), answer, Bodies(bytes_max=1_000))
     connections = Connections(shared, GatewayMetrics(), take)
     listeners = await open_listeners("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:

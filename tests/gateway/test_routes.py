@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.base.ids import parse_run_id
+from engine.base.limits import time_ms_max
 from engine.gateway import routes
 from engine.model.context import AuthMode
 from engine.model.runs import ComponentKind
@@ -69,16 +71,29 @@ async def test_what_headers_and_query_say_reaches_the_run(
             X_Deployment_ID="blue",
             X_Session_ID="s",
             X_User_ID="u",
+            X_API_Key=OTHER_KEY,
             traceparent=f"00-{trace_id}-00f067aa0ba902b7-01",
         )
         run = gateway.handle.only_run().request
-        view = (await client.get(f"/v1/runs/{answer.json['run_id']}")).json
+        location = answer.headers["location"]
+        view = (await client.get(location, X_API_Key=OTHER_KEY)).json
     assert (run.idempotency_key, run.deployment_id) == ("k", "blue")
     assert (run.session_id, run.user_id, run.trace_id) == ("s", "u", trace_id)
     assert (run.start_at_ms, run.entity_key) == (5, "e/1")
     assert (run.correlation_id, run.prompt_version) == ("c", "p")
     assert view["tags"] == {"customer": "acme", "a": "b"}
-    assert answer.headers["location"] == f"/v1/runs/{answer.json['run_id']}"
+    assert location == f"/v1/runs/{answer.json['run_id']}"
+
+
+async def test_a_key_that_has_a_user_speaks_for_no_other(
+    gateway: RunningGateway, connect: Connect
+) -> None:
+    async with connect() as client:
+        await client.post(f"/v1/workflows/{HOLD}/submit", X_User_ID="u")
+        line = msgspec.json.encode({"component": HOLD, "user_id": "u"})
+        await client.ask("POST", "/v1/runs:batch", line, headers={"X-User-ID": "u"})
+    users = [run.request.user_id for run in gateway.handle.all_runs()]
+    assert users == [CONTEXT.user_id] * 2
 
 
 async def test_without_headers_the_context_and_the_defaults_count(gateway: RunningGateway) -> None:
@@ -87,6 +102,34 @@ async def test_without_headers_the_context_and_the_defaults_count(gateway: Runni
     run = gateway.handle.only_run().request
     assert (run.deployment_id, run.user_id) == ("default", CONTEXT.user_id)
     assert (run.session_id, run.trace_id, run.idempotency_key) == ("", "", None)
+
+
+async def test_no_answer_may_be_taken_for_something_else(connect: Connect) -> None:
+    asked = [
+        ("GET", "/healthz", 200),
+        ("GET", "/v1/runs", 200),
+        ("GET", "/nowhere", 404),
+        ("POST", f"/v1/workflows/{ECHO}/run", 200),
+        ("POST", f"/v1/workflows/{ECHO}/stream", 200),
+        ("GET", "/v1/runs?limit=x", 422),
+    ]
+    async with connect() as client:
+        for method, path, status in asked:
+            answer = await client.ask(method, path)
+            found = (answer.status, answer.headers["x-content-type-options"])
+            assert found == (status, "nosniff"), path
+
+
+@pytest.mark.parametrize("start_at_ms", [time_ms_max + 1, 2**53, 2**70, -1])
+async def test_a_time_that_no_calendar_has(connect: Connect, start_at_ms: int) -> None:
+    line = msgspec.json.encode({"component": ECHO}).replace(b"}", b',"start_at_ms":%d}')
+    async with connect() as client:
+        path = f"/v1/workflows/{ECHO}/submit?start_at_ms={start_at_ms}"
+        assert (await client.post(path)).status == 422
+        answer = await client.ask("POST", "/v1/runs:batch", line % start_at_ms)
+        assert answer.lines[0]["code"] == "invalid_input"
+        path = f"/v1/workflows/{ECHO}/submit?start_at_ms={time_ms_max}"
+        assert (await client.post(path)).status == 202
 
 
 async def test_the_same_key_starts_once(connect: Connect) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from engine.base.clock import ManualClock
 from engine.base.ids import RunId
@@ -112,7 +114,17 @@ async def test_one_of_several_signatures_is_enough() -> None:
         assert (await client.ask("POST", "/v1/webhooks/paid", BODY, headers)).status == 202
 
 
-@pytest.mark.parametrize("body", [b"{}", b'{"data":1}', b"[]", b'{"data":{"metadata":{}}}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"data":1}',
+        b"[]",
+        b'{"data":{"metadata":{}}}',
+        b'{"data":{"metadata":{"run_id":1e300}}}',
+        b'{"data":{"metadata":{"run_id":{}}}}',
+    ],
+)
 async def test_a_body_that_names_no_run(body: bytes) -> None:
     headers = standard(body, key=base64.b64decode(KEY))
     async with running(webhooks=HOOKS) as gateway, gateway.client() as client:
@@ -122,9 +134,35 @@ async def test_a_body_that_names_no_run(body: bytes) -> None:
 
 
 async def test_an_unknown_webhook() -> None:
+    """One that is not set up and one whose signature is wrong cannot be told apart."""
     async with running(webhooks=HOOKS) as gateway, gateway.client() as client:
-        answer = await client.ask("POST", "/v1/webhooks/nope", BODY, standard(BODY))
-    assert (answer.status, answer.json["code"]) == (404, "unknown_webhook")
+        for headers in ({}, standard(BODY), standard(b"{}"), hub(BODY), hub(b"{}")):
+            unknown = await client.ask("POST", "/v1/webhooks/nope", BODY, headers)
+            for name in ("orders", "paid"):
+                known = await client.ask("POST", f"/v1/webhooks/{name}", BODY, headers)
+                if known.status != 202:
+                    assert (known.status, known.body) == (unknown.status, unknown.body)
+            assert (unknown.status, unknown.json["code"]) == (401, "invalid_signature")
+
+
+@pytest.mark.parametrize("name", ["nope", "orders", "paid"])
+async def test_who_signs_nothing_is_refused_before_the_body(name: str) -> None:
+    async with running(webhooks=HOOKS) as gateway, gateway.client() as client:
+        await client.send_head("POST", f"/v1/webhooks/{name}", length=2_000_000)
+        status, _ = await client.read_head()
+    assert status == 401
+
+
+@pytest.mark.parametrize("name", ["nope", "orders", "paid"])
+async def test_who_signs_something_waits_for_it_to_be_held_against_the_body(name: str) -> None:
+    headers = standard(b"{}") | hub(b"{}")
+    async with running(webhooks=HOOKS) as gateway, gateway.client() as client:
+        await client.send_head("POST", f"/v1/webhooks/{name}", length=4, headers=headers)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert gateway.handle.contexts == []
+        await client.stream.send_all(b"null")
+        status, _ = await client.read_head()
+    assert status == 401
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from engine.sdk import (
     tool,
     workflow,
 )
-from engine.sdk.components import is_async
+from engine.sdk.authoring.components import is_async
+from engine.sdk.authoring.registry import declared
 from engine.sdk.errors import InvalidComponent
-from engine.sdk.registry import declared
 
 
 @dataclasses.dataclass
@@ -177,6 +177,7 @@ def test_a_component_is_called_like_its_function() -> None:
         (lambda: workflow(function(nothing)), "is decorated twice"),
         (lambda: function(name="a b")(nothing), "without spaces and slashes"),
         (lambda: function(name="a/b")(nothing), "without spaces and slashes"),
+        (lambda: function(name="a\u202eb")(nothing), "that can be seen"),
         (lambda: function(name="x" * 129)(nothing), "1 to 128"),
         (lambda: function(lambda *args: 0, name="v"), "takes *args"),  # type: ignore[call-overload]
     ],
