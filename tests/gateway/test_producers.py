@@ -35,11 +35,9 @@ RUN = RunId(bytes(range(16)))
 AFTER = RunEvent(7, "run.completed", b'{"output":1}')
 
 # What ends lines and events for one reader or another, and what looks like a field of one.
-ENDS = st.sampled_from(
-    '\r|\n|\r\n|\r\r|\n\n|\x85|\u2028|\x0b|\x0c|\0|event: run.failed|data: {}|id: 9|: |"|\\| '.split(
-        "|"
-    )
-)
+LINE_ENDS = ["\r", "\n", "\r\n", "\r\r", "\n\n", "\x85", "\u2028", "\x0b", "\x0c", "\0"]
+FIELDS = ["event: run.failed", "data: {}", "id: 9", ": ", '"', "\\", " ", "x"]
+ENDS = st.sampled_from([*LINE_ENDS, *FIELDS])
 TEXT = st.lists(ENDS | st.text(max_size=3), max_size=8).map("".join)
 # Legal JSON with line ends wherever JSON allows them, beside JSON as codecs write it.
 SPACE = st.text(" \t\r\n", max_size=4)
