@@ -41,8 +41,8 @@ bodies_bytes_max: Final = 256 * MIB
 bodies_share_bytes_max: Final = 64 * MIB
 bodies_peer_bytes_max: Final = 16 * MIB  # of who needs no key, from one address
 rate_keys_max: Final = 10_000
-# More than a core answers (of /healthz, which asks nobody anything, 4,500 a second were had from two
-# cores together with their client): no work of one tenant comes to it, and a flood does.
+# More than a core answers (of /healthz, which asks nobody anything, 4,500 a second were had from
+# two cores together with their client): no work of one tenant comes to it, and a flood does.
 requests_per_s_of_core: Final = 5_000
 
 
