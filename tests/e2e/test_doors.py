@@ -20,14 +20,15 @@ import pytest
 from tests.e2e.processes import Processes, processes
 
 KEY = "sk_0123456789abcdef"
+CONNECTIONS = 100
 SETTINGS = f"""
 [[auth.keys]]
 key = "{KEY}"
 tenant_id = "acme"
 
 [gateway]
-connections_max = 150
-connections_per_peer_max = 150
+connections_max = {CONNECTIONS}
+connections_per_peer_max = {CONNECTIONS}
 keep_alive_s = 3
 read_stall_s_max = 2
 write_stall_s_max = 2
@@ -135,22 +136,36 @@ HALVES = {
 }
 
 
+def leave_half_said(strangers: list[socket.socket], half: str) -> None:
+    first, begin, _ = HALVES[half]
+    for sock in strangers:
+        send(sock, first)
+        if first == ODD:
+            with contextlib.suppress(OSError):
+                sock.recv(65_536)
+        send(sock, begin)
+
+
 @pytest.mark.parametrize("half", HALVES)
-def test_what_is_left_half_said_ends_and_keeps_nobody_out(engine: Processes, half: str) -> None:
-    first, begin, drip = HALVES[half]
-    with somebody_works(engine), connected(engine, 200) as strangers:
-        for sock in strangers:
-            send(sock, first)
-            if first == ODD:
-                with contextlib.suppress(OSError):
-                    sock.recv(65_536)
-            send(sock, begin)
+def test_what_is_left_half_said_ends_in_its_time(engine: Processes, half: str) -> None:
+    """Though there is room for all of them, and each says a little more now and then."""
+    drip = HALVES[half][2] or b"\0\0\0\4\1\0\0\0\0"
+    with somebody_works(engine), connected(engine, CONNECTIONS - 10) as strangers:
+        leave_half_said(strangers, half)
         deadline = time.monotonic() + ENDS_S_MAX
         open_still = strangers
         while open_still:
             assert time.monotonic() < deadline, f"{len(open_still)} are held"
-            open_still = [sock for sock in open_still if send(sock, drip or b"\0\0\0\4\1\0\0\0\0")]
+            open_still = [sock for sock in open_still if send(sock, drip)]
             time.sleep(0.2)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_what_is_left_half_said_keeps_nobody_out(engine: Processes, half: str) -> None:
+    with connected(engine, 2 * CONNECTIONS) as strangers:
+        leave_half_said(strangers, half)
+        with somebody_works(engine):
+            time.sleep(1)
 
 
 def test_windows_that_stay_shut_end(engine: Processes) -> None:
