@@ -1,7 +1,7 @@
 """A run of a workflow: holds the user's code, the replay machine and the steps that run.
 
-The machine decides, this carries out: it resumes the code, starts steps, sends reports. Everything
-happens in `turn`, except that steps begin and end when they do. Knows no stream.
+The machine decides, this carries out: it resumes the code, has steps begun, sends reports.
+Everything happens in `turn`, except that steps begin and end when they do. Knows no stream.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import msgspec
-
 from engine.base.ids import RunId, child_run_id
 from engine.ext import frames
-from engine.model.payloads import Error
 from engine.model.runs import ComponentKind
 from engine.sdk import failures, values
 from engine.sdk.authoring.asked import Asked
@@ -24,29 +21,17 @@ from engine.sdk.authoring.calls import StepCall
 from engine.sdk.authoring.context import Context
 from engine.sdk.authoring.facts import RunFacts
 from engine.sdk.authoring.registry import AnyComponent
-from engine.sdk.authoring.retry import next_try_ms
-from engine.sdk.authoring.step_context import StepContext
 from engine.sdk.errors import NotInWorkflow
 from engine.sdk.replay import outcomes
-from engine.sdk.replay.entries import StepTry
 from engine.sdk.replay.history import Entry
 from engine.sdk.replay.loop import ScriptLoop
-from engine.sdk.replay.machine import Begin, Machine
+from engine.sdk.replay.machine import Machine
 from engine.sdk.replay.operations import ChangeState, Operation, Outcome, ReportUsage, Step, Wait
 from engine.sdk.worker.hosts import Timer
-from engine.sdk.worker.jobs import Job
-from engine.sdk.worker.runs import Worksite, emitter
+from engine.sdk.worker.running_steps import RunningSteps
+from engine.sdk.worker.runs import Worksite
 
 T = TypeVar("T")
-
-
-class _Running(msgspec.Struct):
-    """A step that was begun: its job, or the timer until its next try."""
-
-    begin: Begin
-    call: StepCall
-    job: Job | None = None
-    timer: Timer | None = None
 
 
 class WorkflowRun:
@@ -63,8 +48,7 @@ class WorkflowRun:
         self._code: asyncio.Task[Any] | None = None
         self._asked: dict[int, Asked[Any]] = {}
         self._calls: dict[int, StepCall] = {}
-        self._running: dict[int, _Running] = {}
-        self._values: dict[int, Any] = {}  # results of steps as the code will see them
+        self._steps = RunningSteps(site, facts, machine, self._touch)
         self._emits: deque[tuple[int, bytes]] = deque()
         self._look_again: Timer | None = None
         self._look_again_at_ms = 0
@@ -102,7 +86,7 @@ class WorkflowRun:
         self._is_taking_turn = False
         turn = self._machine.settle(self._site.clock.now_ms())
         for begin in turn.begin:
-            self._begin(begin)
+            self._steps.begin(begin, self._calls[begin.position])
         for report in turn.reports:
             self._site.send(
                 frames.build_report(self.run_id, self.lease_epoch, report.sequence, report.entries)
@@ -192,7 +176,7 @@ class WorkflowRun:
         self._asked.pop(position, None)
         self._calls.pop(position, None)
         if self._machine.abandon(position):
-            self._cancel_step(position)
+            self._steps.cancel(position)
 
     # ---- inside: the code ----
 
@@ -228,8 +212,8 @@ class WorkflowRun:
             asked = self._asked.pop(resume.position, None)
             self._calls.pop(resume.position, None)
             if asked is not None:
-                if resume.position in self._values:
-                    asked.resolve(resume.outcome, self._values.pop(resume.position))
+                if resume.position in self._steps.values:
+                    asked.resolve(resume.outcome, self._steps.values.pop(resume.position))
                 else:
                     asked.resolve(resume.outcome)
                 host.run_script(self._loop)
@@ -253,8 +237,7 @@ class WorkflowRun:
     def _stop(self) -> None:
         """The code and the steps go; what was reported stays to be acknowledged."""
         self._loop.abandon()
-        for position in list(self._running):
-            self._cancel_step(position)
+        self._steps.cancel_all()
         self._asked.clear()
         self._calls.clear()
         if self._look_again is not None:
@@ -277,100 +260,3 @@ class WorkflowRun:
 
         self._look_again_at_ms = at_ms
         self._look_again = self._site.host.call_later(delay_ms / 1_000, look)
-
-    # ---- inside: steps ----
-
-    def _begin(self, begin: Begin) -> None:
-        call = self._calls[begin.position]
-        running = _Running(begin, call)
-        self._running[begin.position] = running
-        delay_ms = begin.due_ms - self._site.clock.now_ms() if begin.due_ms else 0
-        if delay_ms > 0:
-            start = functools.partial(self._start_job, running)
-            running.timer = self._site.host.call_later(delay_ms / 1_000, start)
-        else:
-            self._start_job(running)
-
-    def _start_job(self, running: _Running) -> None:
-        call = running.call
-        context, arguments = self._with_context(running)
-        running.timer = None
-        running.job = Job(
-            call.function,
-            arguments,
-            what=f"the result of {call.describe()}",
-            is_async=call.traits.is_async,
-            clock=self._site.clock,
-            decoder=call.traits.decoder,
-            timeout_s=call.timeout_s,
-            context=context,
-        )
-        done = functools.partial(self._step_ended, running)
-        self._site.host.start(running.job, done)
-
-    def _with_context(self, running: _Running) -> tuple[StepContext | None, tuple[Any, ...]]:
-        call = running.call
-        if not call.traits.takes_context:
-            return None, call.arguments
-        context = StepContext(
-            self.facts,
-            attempt=running.begin.attempt,
-            position=running.begin.position,
-            emit=emitter(
-                self._site,
-                self.run_id,
-                self.lease_epoch,
-                from_thread=not call.traits.is_async,
-            ),
-            clock=self._site.clock,
-            name=call.name,
-            key=call.key,
-        )
-        arguments = call.arguments
-        if arguments and isinstance(arguments[0], Context):
-            arguments = arguments[1:]  # the workflow's own was passed along
-        return context, (context, *arguments)
-
-    def _step_ended(self, running: _Running, job: Job) -> None:
-        begin = running.begin
-        if self._running.pop(begin.position, None) is None or self._is_dropped:
-            return
-        tried = StepTry(job.started_ms, job.finished_ms)
-        if job.error is None:
-            self._values[begin.position] = job.value
-            self._machine.step_completed(begin.position, tried, job.output)
-        else:
-            error, retry_at_ms = self._judge(running, job.error, tried)
-            self._machine.step_failed(begin.position, tried, error, retry_at_ms)
-        for usage in job.context.usages if job.context is not None else ():
-            self._machine.step_used(begin.position, usage)
-        self._touch()
-
-    def _judge(self, running: _Running, raised: BaseException, tried: StepTry) -> tuple[Error, int]:
-        """The error to record, and when to try again; 0: not at all."""
-        error = failures.recorded(raised)
-        policy = running.call.retry
-        if policy is None:
-            return error, 0
-        retry_at_ms = next_try_ms(
-            policy,
-            error,
-            attempt=running.begin.attempt,
-            first_started_ms=running.begin.first_started_ms or tried.started_ms,
-            now_ms=tried.finished_ms,
-            seed=b"%b/%d" % (self.run_id, running.begin.position),
-        )
-        if retry_at_ms is None:
-            # The policy for this very step has been followed to its end; the run's is not to
-            # start all over.
-            return msgspec.structs.replace(error, non_retryable=True), 0
-        return error, max(retry_at_ms, 1)
-
-    def _cancel_step(self, position: int) -> None:
-        running = self._running.pop(position, None)
-        if running is None:
-            return
-        if running.timer is not None:
-            running.timer.cancel()
-        if running.job is not None:
-            running.job.cancel()
