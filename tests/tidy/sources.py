@@ -55,6 +55,29 @@ def functions(path: Path) -> Iterator[Function]:
     return _cython_functions(text) if path.suffix in CYTHON else _python_functions(text)
 
 
+def classes(path: Path) -> Iterator[Function]:
+    """Classes of Python, and how many lines of code each has: without blank lines, remarks and
+    docstrings, which are not what has to be kept in mind."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno is not None
+            said = set(range(node.lineno, node.end_lineno + 1)) - _docstring_lines(node)
+            code = [at for at in said if lines[at - 1].strip() and lines[at - 1].strip()[0] != "#"]
+            yield Function(node.name, node.lineno, len(code))
+
+
+def _docstring_lines(node: ast.AST) -> set[int]:
+    found: set[int] = set()
+    for inner in ast.walk(node):
+        is_named = isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_named and ast.get_docstring(inner) is not None:
+            first = inner.body[0]
+            found |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return found
+
+
 def _python_functions(text: str) -> Iterator[Function]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
