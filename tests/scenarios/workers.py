@@ -13,7 +13,7 @@ from engine.base.ids import RunId, TenantId
 from engine.ext import frames
 from engine.model.records import RecordKind
 from engine.model.runs import ComponentKind
-from engine.model.worker_frames import Component, Refused, Register, Revoke
+from engine.model.worker_frames import Component, Refused, Register, Registered, Revoke
 from engine.runtime.handle import Handle
 from engine.sdk import Context, function, workflow
 from engine.sdk.authoring.registry import Registry
@@ -115,6 +115,7 @@ class ShopWorker:
             components=(Component(name="shop", kind=ComponentKind.WORKFLOW),),
         )
         self.session = await handle.connect_worker(tenant, register, self)
+        self._sdk.registered = Registered()  # which the coordinator would say
 
     # ---- the port ----
 

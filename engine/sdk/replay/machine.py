@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from typing import Final
 
 import msgspec
 
@@ -42,6 +43,7 @@ from engine.model.payloads import (
 )
 from engine.sdk.replay import entries as entry_of
 from engine.sdk.replay import records
+from engine.sdk.replay.arrivals import Arrivals
 from engine.sdk.replay.entries import StepTry
 from engine.sdk.replay.history import Entry, History, Tries, resume_of
 from engine.sdk.replay.operations import (
@@ -60,6 +62,14 @@ from engine.sdk.replay.operations import (
 from engine.sdk.replay.parking import Parking
 from engine.sdk.replay.positions import Positions
 from engine.sdk.replay.reports import Report, ReportQueue
+
+_STUCK: Final = Error(
+    code="workflow_stuck",
+    message="the workflow waits for something that is not a ctx operation, and nothing can bring "
+    "it about; wait with ctx.signal, ctx.sleep or ctx.call",
+    type="WorkflowStuck",
+    non_retryable=True,
+)
 
 
 class Phase(enum.Enum):
@@ -107,14 +117,7 @@ class Machine:
         self._slots: dict[int, _Slot] = {}
         self._positions = Positions(self._history)
         self._offset_last = -1
-        # Outcomes on their way to the code: at once; in order; and once they are durable.
-        self._at_once: deque[Resume] = deque()
-        self._arrivals: deque[Resume] = deque()
-        self._unacknowledged: deque[tuple[int, Resume]] = deque()
-        self._to_replay = 0
-        # Loose outcomes whose position the code has not asked for.
-        self._aside: dict[int, Resume] = {}
-        self._known: set[int] = set()  # positions whose outcome the journal has
+        self._arrivals = Arrivals()
         self._held: deque[int] = deque()
         self._running: set[int] = set()
         self._open: dict[int, _Slot] = {}
@@ -141,9 +144,7 @@ class Machine:
 
     def start(self) -> None:
         """The journal is complete; the code may start."""
-        self._arrivals.extend(self._history.resumes)
-        self._to_replay = len(self._arrivals)
-        self._known = {resume.position for resume in self._arrivals}
+        self._arrivals.begin(self._history.resumes)
         self.now_us = self._history.started_us
 
     def deliver(self, entries: list[Entry]) -> None:
@@ -156,14 +157,11 @@ class Machine:
             if payload is not None and not self.is_over:
                 resume = resume_of(payload, timestamp_us, self._has_default)
                 if resume is not None:
-                    self._arrivals.append(resume)
+                    self._arrivals.add(resume)
 
     def acknowledge(self, sequence: int) -> None:
-        if not self._reports.acknowledge(sequence):
-            return
-        durable = self._reports.acknowledged
-        while self._unacknowledged and self._unacknowledged[0][0] <= durable:
-            self._arrivals.append(self._unacknowledged.popleft()[1])
+        if self._reports.acknowledge(sequence):
+            self._arrivals.are_durable(self._reports.acknowledged)
 
     # ---- what the code asks ----
 
@@ -175,7 +173,7 @@ class Machine:
         if self.broken is not None or self.is_over:
             return position
         self._moved = True
-        is_ended = position in self._known
+        is_ended = position in self._arrivals.known
         slot = _Slot(operation, Phase.ENDED if is_ended else _first_phase(operation))
         self._slots[position] = slot
         if recorded is None or slot.phase is Phase.ASKED:
@@ -183,9 +181,9 @@ class Machine:
         else:
             slot.due_ms, slot.is_announced = recorded.due_ms, isinstance(operation, Wait)
             slot.tries = self._history.tries.get(position, slot.tries)
-        if position in self._aside:
-            self._at_once.append(self._aside.pop(position))
-        elif slot.phase is Phase.HELD:
+        if self._arrivals.take_aside(position):
+            return position
+        if slot.phase is Phase.HELD:
             slot.needs = self.rests_on
             self._held.append(position)
         elif slot.phase is Phase.OPEN:
@@ -288,23 +286,20 @@ class Machine:
         slot.phase = Phase.ENDED
         self._reports.add(entry)
         self.rests_on = self._reports.added
-        if self._open or self._questions or self._unacknowledged:
-            self._unacknowledged.append((self._reports.added, resume))
+        if self._open or self._questions or self._arrivals.waits_for_the_disk:
+            self._arrivals.add_once_durable(resume, self._reports.added)
         else:
-            self._arrivals.append(resume)
+            self._arrivals.add(resume)
 
     # ---- what follows ----
 
     def next_resume(self) -> Resume | None:
         """The next outcome for the code, when it has come to rest; None if there is none."""
         while self.broken is None and not self.is_over:
-            if self._at_once:
-                resume, is_replay = self._at_once.popleft(), False
-            elif self._arrivals:
-                resume, is_replay = self._arrivals.popleft(), self._to_replay > 0
-                self._to_replay -= is_replay
-            else:
+            arrived = self._arrivals.next()
+            if arrived is None:
                 return None
+            resume, is_replay = arrived
             slot = self._slots.get(resume.position)
             if slot is None:
                 self._not_asked(resume, strict=is_replay)
@@ -326,7 +321,7 @@ class Machine:
             self.fail(self.broken)
         elif not self.is_over:
             begin = self._begin_steps()
-            moving = begin or self._running or self._held or self._unacknowledged
+            moving = begin or self._running or self._held or self._arrivals.waits_for_the_disk
             if not (moving or self._questions):
                 look_again_ms = self._rest(now_ms)
         return Turn(begin, tuple(self._reports.take()), look_again_ms)
@@ -334,7 +329,7 @@ class Machine:
     @property
     def is_replaying(self) -> bool:
         """The code does what it did before: nobody should hear of it twice."""
-        return self._to_replay > 0
+        return self._arrivals.is_replaying
 
     @property
     def is_over(self) -> bool:
@@ -426,15 +421,7 @@ class Machine:
     def _rest(self, now_ms: int) -> int | None:
         """Only waits can move the run: park it, or say how long to stay for what comes soon."""
         if not self._open:
-            self.fail(
-                Error(
-                    code="workflow_stuck",
-                    message="the workflow waits for something that is not a ctx operation, and "
-                    "nothing can bring it about; wait with ctx.signal, ctx.sleep or ctx.call",
-                    type="WorkflowStuck",
-                    non_retryable=True,
-                )
-            )
+            self.fail(_STUCK)
             return None
         stay_ms = self._parking.stay_ms(self._moved_ms, now_ms)
         if stay_ms > 0:
@@ -454,7 +441,7 @@ class Machine:
             asked = "nothing: it waits for something else"
             self.broken = self._positions.differs(resume.position, asked)
         else:
-            self._aside[resume.position] = resume
+            self._arrivals.put_aside(resume)
 
     def _end(self, entry: RunCompleted | RunFailed) -> None:
         if self.is_over:
