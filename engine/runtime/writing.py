@@ -52,7 +52,7 @@ class Writer:
         changes = self.shared_state.changes_in(planned.state, planned.entries)
         released = self._released(live, planned, extra, changes)
         state_rows, late, row_bytes = appending.rows_of(
-            live, planned.state, batch, payloads, now=may_outgrow
+            live, planned, batch, payloads, now=may_outgrow
         )
         if late is not None:
             released.append(
@@ -68,7 +68,7 @@ class Writer:
             effects=released,
             expected=planned.first_offset,
         )
-        live.state, live.late, live.row_bytes = planned.state, late, row_bytes
+        live.state, live.late, live.row_bytes = planned.accepted(), late, row_bytes
         self.shared_state.hold(changes)
         appending.note_resolved(live, planned.entries)
         if live.state.is_terminal:
