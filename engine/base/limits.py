@@ -104,6 +104,9 @@ children_open_max: Final = 20_000
 waits_resolved_per_look_max: Final = 250
 # Of the open questions, or of the components, that an error names.
 names_shown_max: Final = 10
+# A transition copies what it changes of a run's state up to so many entries; of more, it notes what
+# changes.
+copied_entries_max: Final = 128
 # What a run's state row may hold of each; all of it together fits the row.
 signals_buffered_bytes_max: Final = 1 * MIB
 waits_open_bytes_max: Final = 512 * KIB

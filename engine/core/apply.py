@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from engine.base import limits
-from engine.core.held import BufferedSignal, OpenWait
+from engine.core.held import BufferedSignal, BufferedSignals, OpenWait, OpenWaits
 from engine.core.state import RunState, signal_bytes, wait_bytes
 from engine.core.transitions import status_after
 from engine.model.payloads import (
@@ -61,6 +61,17 @@ UNREAD_KINDS: Final = frozenset(
     }
 )
 
+# What the state holds that a record of each kind changes in place; the others change nothing so, or
+# put something new there. A test holds it against what they do.
+CHANGED_IN_PLACE: Final[dict[RecordKind, tuple[str, ...]]] = {
+    RecordKind.WAIT_CREATED: ("waits",),
+    RecordKind.WAIT_RESOLVED: ("waits", "signals"),
+    RecordKind.SIGNAL_RECEIVED: ("signals", "signal_ids"),
+    RecordKind.CHILD_STARTED: ("children",),
+    RecordKind.CHILD_FINISHED: ("children",),
+    RecordKind.STATE_CHANGED: ("revisions",),
+}
+
 
 def apply(state: RunState, kind: RecordKind, payload: Payload | None, timestamp_us: int) -> None:
     """Change the state as this record says. `payload` may be None for `UNREAD_KINDS`."""
@@ -74,9 +85,7 @@ def apply(state: RunState, kind: RecordKind, payload: Payload | None, timestamp_
     if state.status.is_terminal:
         state.ended_ms = timestamp_us // 1_000
         state.outcome_offset = state.next_offset
-        state.waits.clear()
-        state.signals.clear()
-        state.children.clear()
+        state.waits, state.signals, state.children = OpenWaits(), BufferedSignals(), {}
         state.signals_bytes = state.waits_bytes = 0
     state.next_offset += 1
 

@@ -10,22 +10,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Final
 
-import msgspec
-
-from engine.core.apply import apply
+from engine.base import limits
+from engine.core.apply import CHANGED_IN_PLACE, apply
+from engine.core.draft import Draft
 from engine.core.state import RunState
 from engine.core.values import Decision, Entry
 from engine.model.effects import Effect
-
-# The fields of a state that hold something which can be changed in place, as the state itself says:
-# what is made anew for each state must not be shared by two of them.
-_HELD: Final = tuple(
-    field.name
-    for field in msgspec.structs.fields(RunState)
-    if field.default_factory is not msgspec.NODEFAULT
-)
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,11 +29,27 @@ class Transition:
     timestamp_us: int
     bookkeeping: Sequence[Effect]
     after_commit: Sequence[Effect]
+    # Tables of the state that stand beside those of the state before, for the time being.
+    drafts: dict[str, Draft]
+
+    def accepted(self) -> RunState:
+        """The state, for good: what it has taken over from the one before is changed now."""
+        for name, draft in self.drafts.items():
+            setattr(self.state, name, draft.settled())
+        self.drafts.clear()
+        return self.state
+
+    def whole(self) -> RunState:
+        """The state, to be looked at before it is accepted."""
+        for name, draft in self.drafts.items():
+            setattr(self.state, name, draft.made())
+        self.drafts.clear()
+        return self.state
 
 
 def plan(state: RunState, decision: Decision, now_us: int) -> Transition:
     """What the decision leads to, or `IllegalTransition`; the state is as before in any case."""
-    after = separate(state)
+    after, drafts = _separate(state, decision.entries)
     for entry in decision.entries:
         apply(after, entry.kind, entry.payload, now_us)
     return Transition(
@@ -52,14 +59,24 @@ def plan(state: RunState, decision: Decision, now_us: int) -> Transition:
         now_us,
         decision.bookkeeping,
         decision.after_commit,
+        drafts,
     )
 
 
-def separate(state: RunState) -> RunState:
-    """A state that can be changed without the other one. What it holds is shared, since `apply`
-    puts new waits and signals in and never changes one."""
+def _separate(state: RunState, entries: Sequence[Entry]) -> tuple[RunState, dict[str, Draft]]:
+    """A state that the entries can change without the other one. Of what it holds, they share what
+    none of them changes, and each thing in it, since `apply` never changes one."""
     other = copy.copy(state)
-    for name in _HELD:
+    drafts: dict[str, Draft] = {}
+    changed: set[str] = set()
+    for entry in entries:
+        if entry.kind in CHANGED_IN_PLACE:
+            changed.update(CHANGED_IN_PLACE[entry.kind])
+    for name in changed:
         held = getattr(state, name)
-        setattr(other, name, copy.copy(held) if held else type(held)())
-    return other
+        if isinstance(held, dict) and len(held) > limits.copied_entries_max:
+            drafts[name] = Draft(held)
+            setattr(other, name, drafts[name])
+        else:
+            setattr(other, name, copy.copy(held))
+    return other, drafts

@@ -106,13 +106,14 @@ class Rows(NamedTuple):
 
 
 def rows_of(
-    live: LiveRun, state: RunState, batch: PendingBatch, payloads: Sequence[bytes], *, now: bool
+    live: LiveRun, planned: Transition, batch: PendingBatch, payloads: Sequence[bytes], *, now: bool
 ) -> Rows:
     """The rows of the state that is to come. The row of a large one, such as a parent's of
     thousands of children, is made when the batch is written, for all its transitions at once,
     unless it has to be `now`."""
+    state = planned.state
     if now or state.is_terminal or live.row_bytes < limits.late_row_bytes_min:
-        rows = state_rows(state)
+        rows = state_rows(planned.whole())
         raw = rows[-1][1]
         assert raw is not None
         return Rows([*rows], None, len(raw))  # a late one is overtaken by this one

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from engine.base import limits
 from engine.base.errors import EngineError, JournalBusy, UnknownRun
@@ -21,10 +21,7 @@ from engine.model.effects import Effect
 from engine.model.payloads import RunAccepted
 from engine.model.runs import ComponentKind
 from engine.runtime.pools import PooledWorker
-
-if TYPE_CHECKING:
-    from engine.runtime.tenant import TenantRuntime
-
+from engine.runtime.tenancy import Tenancy
 
 _log: Final = logging.getLogger(__name__)
 # Of a timer that is no run's: look at what is owed.
@@ -53,7 +50,7 @@ class Mingled(Effect, frozen=True):
 class Books:
     """What one tenant's transitions have led to and is not done yet, in order."""
 
-    def __init__(self, tenant: TenantRuntime) -> None:
+    def __init__(self, tenant: Tenancy) -> None:
         self._tenant = tenant
         self._owed: deque[Effect] = deque()
         self._is_settling = False
@@ -136,16 +133,16 @@ class Books:
         self._goes_on = False
 
 
-def _enqueue(tenant: TenantRuntime, effect: effects.Enqueue) -> None:
+def _enqueue(tenant: Tenancy, effect: effects.Enqueue) -> None:
     run = RunId(effect.run_id)
     tenant.queues.add(tenant.live(run) or tenant.find(run))
 
 
-def _set_timer(tenant: TenantRuntime, effect: effects.SetTimer) -> None:
+def _set_timer(tenant: Tenancy, effect: effects.SetTimer) -> None:
     tenant.look_at(effect.due_ms, RunId(effect.run_id))
 
 
-def _release_lease(tenant: TenantRuntime, effect: effects.ReleaseLease) -> None:
+def _release_lease(tenant: Tenancy, effect: effects.ReleaseLease) -> None:
     run = RunId(effect.run_id)
     live = tenant.live(run)
     if live is not None and live.lease is not None and live.lease.epoch == effect.lease_epoch:
@@ -155,7 +152,7 @@ def _release_lease(tenant: TenantRuntime, effect: effects.ReleaseLease) -> None:
         tenant.queues.pump_worker(worker)
 
 
-def start_child(tenant: TenantRuntime, effect: effects.StartChild) -> None:
+def start_child(tenant: Tenancy, effect: effects.StartChild) -> None:
     child = RunId(effect.child_run_id)
     parent = tenant.find(RunId(effect.run_id)).state
     if tenant.exists(child):
@@ -184,11 +181,11 @@ def start_child(tenant: TenantRuntime, effect: effects.StartChild) -> None:
     )
 
 
-def _started_before(_: TenantRuntime, __: effects.StartChild) -> None:
+def _started_before(_: Tenancy, __: effects.StartChild) -> None:
     """Children were started before the append."""
 
 
-def _cancel_child(tenant: TenantRuntime, effect: effects.CancelChild) -> None:
+def _cancel_child(tenant: Tenancy, effect: effects.CancelChild) -> None:
     try:
         child = tenant.find(RunId(effect.child_run_id))
     except UnknownRun:
@@ -197,7 +194,7 @@ def _cancel_child(tenant: TenantRuntime, effect: effects.CancelChild) -> None:
         tenant.carry_out(child, CancelRun(reason=effect.reason))
 
 
-def _tell_parent(tenant: TenantRuntime, effect: effects.TellParent) -> None:
+def _tell_parent(tenant: Tenancy, effect: effects.TellParent) -> None:
     tenant.carry_out(
         tenant.find(RunId(effect.parent_run_id)),
         ChildEnded(
@@ -210,24 +207,24 @@ def _tell_parent(tenant: TenantRuntime, effect: effects.TellParent) -> None:
     )
 
 
-def _pump(tenant: TenantRuntime, effect: Mingled) -> None:
+def _pump(tenant: Tenancy, effect: Mingled) -> None:
     tenant.queues.pump_worker(effect.worker)
 
 
-def _hand_on(tenant: TenantRuntime, effect: LeftBehind) -> None:
+def _hand_on(tenant: Tenancy, effect: LeftBehind) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is not None and live.lease is not None and live.lease.epoch == effect.lease_epoch:
         live.lease = None
         tenant.queues.add(live)
 
 
-def _take_back(tenant: TenantRuntime, effect: Lost) -> None:
+def _take_back(tenant: Tenancy, effect: Lost) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is not None and live.lease is not None:
         tenant.carry_out(live, LoseLease(lease_epoch=effect.lease_epoch, reason=effect.reason))
 
 
-_BOOKKEEPERS: Final[dict[type[Effect], Callable[[TenantRuntime, Any], None]]] = {
+_BOOKKEEPERS: Final[dict[type[Effect], Callable[[Tenancy, Any], None]]] = {
     effects.Enqueue: _enqueue,
     effects.SetTimer: _set_timer,
     effects.ReleaseLease: _release_lease,

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from engine.base import limits
-from engine.base.clock import system_clock
+from engine.base.clock import monotonic_ns
 
 _LINES: Final = (
     "# HELP engine_loop_pass_seconds_max The longest pass of the event loop, in which nobody else "
@@ -28,45 +28,62 @@ _LINES: Final = (
     "# TYPE engine_loop_passes_long_total counter",
     "engine_loop_passes_long_total {long}",
 )
+_WINDOW_NS: Final = 1_000 * limits.loop_passes_window_us
+_LONG_NS: Final = 1_000 * limits.loop_pass_us_max
 
 
 class LoopPasses(trio.abc.Instrument):
-    def __init__(self, monotonic_us: Callable[[], int] = system_clock.monotonic_us) -> None:
-        self._monotonic_us = monotonic_us
-        self._begun_us = monotonic_us()
+    """Called for every pass: the clock is the machine's own, and what is rare is elsewhere."""
+
+    __slots__ = (
+        "_begun_ns",
+        "_longest_before_ns",
+        "_longest_ns",
+        "_minute_ends_ns",
+        "_monotonic_ns",
+        "_noted_ns",
+        "long_total",
+        "passes_total",
+    )
+
+    def __init__(self, monotonic_ns: Callable[[], int] = monotonic_ns) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._begun_ns = monotonic_ns()
         self.passes_total = 0
         self.long_total = 0
         # Of this minute, and of the one before it.
-        self._longest_us = self._longest_before_us = 0
-        self._minute_ends_us = self._begun_us + limits.loop_passes_window_us
+        self._longest_ns = self._longest_before_ns = 0
+        self._minute_ends_ns = self._begun_ns + _WINDOW_NS
+        # What a pass must be longer than to be noted.
+        self._noted_ns = 0
 
     def after_io_wait(self, timeout: float) -> None:
-        self._begun_us = self._monotonic_us()
+        self._begun_ns = self._monotonic_ns()
 
     def before_io_wait(self, timeout: float) -> None:
-        now_us = self._monotonic_us()
-        took_us = now_us - self._begun_us
         self.passes_total += 1
-        if now_us >= self._minute_ends_us:
-            self._turn_over(now_us)
-        if took_us > self._longest_us:
-            self._longest_us = took_us
-        if took_us > limits.loop_pass_us_max:
-            self.long_total += 1
+        took_ns = self._monotonic_ns() - self._begun_ns
+        if took_ns > self._noted_ns or self._begun_ns > self._minute_ends_ns:
+            self._note(took_ns)
+
+    def _note(self, took_ns: int) -> None:
+        self._turn_over(self._begun_ns + took_ns)
+        self._longest_ns = max(self._longest_ns, took_ns)
+        self._noted_ns = min(self._longest_ns, _LONG_NS)
+        self.long_total += took_ns > _LONG_NS
 
     @property
     def longest_us(self) -> int:
-        now_us = self._monotonic_us()
-        if now_us >= self._minute_ends_us:
-            self._turn_over(now_us)
-        return max(self._longest_us, self._longest_before_us)
+        self._turn_over(self._monotonic_ns())
+        return max(self._longest_ns, self._longest_before_ns) // 1_000
 
-    def _turn_over(self, now_us: int) -> None:
-        window_us = limits.loop_passes_window_us
-        was_just_now = now_us < self._minute_ends_us + window_us
-        self._longest_before_us = self._longest_us if was_just_now else 0
-        self._longest_us = 0
-        self._minute_ends_us = now_us + window_us
+    def _turn_over(self, now_ns: int) -> None:
+        if now_ns < self._minute_ends_ns:
+            return
+        was_just_now = now_ns < self._minute_ends_ns + _WINDOW_NS
+        self._longest_before_ns = self._longest_ns if was_just_now else 0
+        self._longest_ns = self._noted_ns = 0
+        self._minute_ends_ns = now_ns + _WINDOW_NS
 
     def text(self) -> str:
         """In Prometheus' text format."""

@@ -6,7 +6,7 @@ Called by a tenant's committer with the effects of a batch, in order. Nothing he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from engine.base import limits
 from engine.base.ids import RunId
@@ -16,10 +16,8 @@ from engine.model.effects import Effect
 from engine.model.worker_frames import Revoke, RevokeReason
 from engine.runtime.live import JournalEntryBytes, LiveRun, RunEnded
 from engine.runtime.pools import WorkerPort
+from engine.runtime.tenancy import Tenancy
 from engine.wire.worker import encode as encode_cold
-
-if TYPE_CHECKING:
-    from engine.runtime.tenant import TenantRuntime
 
 
 class Call(Effect, frozen=True):
@@ -38,7 +36,7 @@ class RevokeTo(effects.Revoke, frozen=True):
     port: WorkerPort
 
 
-def perform_all(tenant: TenantRuntime, released: Sequence[object]) -> None:
+def perform_all(tenant: Tenancy, released: Sequence[object]) -> None:
     """Each of them, whatever becomes of the one before: one that cannot be performed, since the
     journal cannot be read or for a reason that nobody foresaw, stops its tenant and nobody else."""
     for effect in released:
@@ -48,7 +46,7 @@ def perform_all(tenant: TenantRuntime, released: Sequence[object]) -> None:
             tenant.failed_unexpectedly(failure, type(effect).__name__)
 
 
-def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
+def _dispatch(tenant: Tenancy, effect: effects.Dispatch) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return  # lost or ended between the decision and the commit
@@ -67,7 +65,7 @@ def _dispatch(tenant: TenantRuntime, effect: effects.Dispatch) -> None:
         port.send_each(_or_stop(tenant, frames_later))
 
 
-def _or_stop(tenant: TenantRuntime, pages: Iterator[bytes]) -> Iterator[bytes]:
+def _or_stop(tenant: Tenancy, pages: Iterator[bytes]) -> Iterator[bytes]:
     """The pages are read when the worker's stream has room for them: what cannot be read then stops
     the tenant, as in `perform_all`, and not the stream, on which all its other runs are."""
     try:
@@ -115,11 +113,11 @@ def _entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[
     ]
 
 
-def _ack(_: TenantRuntime, effect: AckTo) -> None:
+def _ack(_: Tenancy, effect: AckTo) -> None:
     effect.port.send(frames.build_ack(effect.run_id, effect.lease_epoch, effect.sequence))
 
 
-def _deliver(tenant: TenantRuntime, effect: effects.Deliver) -> None:
+def _deliver(tenant: Tenancy, effect: effects.Deliver) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is None or live.lease is None or live.lease.epoch != effect.lease_epoch:
         return
@@ -136,7 +134,7 @@ def _deliver(tenant: TenantRuntime, effect: effects.Deliver) -> None:
         port.send_each(_or_stop(tenant, frames_later))
 
 
-def _revoke(_: TenantRuntime, effect: RevokeTo) -> None:
+def _revoke(_: Tenancy, effect: RevokeTo) -> None:
     reason = RevokeReason(effect.reason)
     effect.port.send(revoke_frame(effect.run_id, effect.lease_epoch, reason, effect.message))
 
@@ -147,7 +145,7 @@ def revoke_frame(run_id: bytes, lease_epoch: int, reason: RevokeReason, message:
     )
 
 
-def _notify(tenant: TenantRuntime, effect: effects.NotifyWaiter) -> None:
+def _notify(tenant: Tenancy, effect: effects.NotifyWaiter) -> None:
     run = RunId(effect.run_id)
     ending = tenant.ending_of(run) if tenant.waiters.is_waited_for(run) else None
     tenant.forget(run)
@@ -158,11 +156,11 @@ def _notify(tenant: TenantRuntime, effect: effects.NotifyWaiter) -> None:
         tenant.waiters.tell(run, ending)
 
 
-def _call(_: TenantRuntime, effect: Call) -> None:
+def _call(_: Tenancy, effect: Call) -> None:
     effect.call()
 
 
-_PERFORMERS: Final[dict[type[object], Callable[[TenantRuntime, Any], None]]] = {
+_PERFORMERS: Final[dict[type[object], Callable[[Tenancy, Any], None]]] = {
     effects.Dispatch: _dispatch,
     AckTo: _ack,
     effects.Deliver: _deliver,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from engine.base.errors import EngineError
 from engine.base.ids import RunId, run_id_text
@@ -18,14 +18,12 @@ from engine.model.commands import CancelRun, ChildEnded
 from engine.model.runs import RunStatus
 from engine.runtime.entities import entity_of, in_line
 from engine.runtime.live import LiveRun, ended_as
-
-if TYPE_CHECKING:
-    from engine.runtime.tenant import TenantRuntime
+from engine.runtime.tenancy import Tenancy
 
 _log: Final = logging.getLogger(__name__)
 
 
-def recover(tenant: TenantRuntime) -> Iterator[RunId]:
+def recover(tenant: Tenancy) -> Iterator[RunId]:
     """Take up every open run. One after the other, so that there is memory for any number, and
     others may have a turn in between; only who writes to an entity waits until it is known who had
     the turn."""
@@ -54,7 +52,7 @@ def recover(tenant: TenantRuntime) -> Iterator[RunId]:
         tenant.enqueue_taken_up(live)
 
 
-def _recover_run(tenant: TenantRuntime, state: RunState) -> LiveRun | None:
+def _recover_run(tenant: Tenancy, state: RunState) -> LiveRun | None:
     """The run, if it can go to a worker."""
     run = RunId(state.run_id)
     due_ms = state.next_due_ms()
@@ -74,7 +72,7 @@ def _recover_run(tenant: TenantRuntime, state: RunState) -> LiveRun | None:
     return tenant.adopt(state)
 
 
-def _is_orphan(tenant: TenantRuntime, state: RunState) -> bool:
+def _is_orphan(tenant: Tenancy, state: RunState) -> bool:
     """Its parent was cancelled, and a crash came before the same was done to it."""
     if not state.parent_run_id:
         return False
@@ -82,7 +80,7 @@ def _is_orphan(tenant: TenantRuntime, state: RunState) -> bool:
     return row is not None and decode_state(row).status is RunStatus.CANCELLED
 
 
-def _tell_if_child_ended(tenant: TenantRuntime, parent: RunId, position: int, child: RunId) -> None:
+def _tell_if_child_ended(tenant: Tenancy, parent: RunId, position: int, child: RunId) -> None:
     """A crash between the child's last record and its parent's is made good here."""
     row = tenant.journal.row(run_key(child))
     if row is None:

@@ -280,7 +280,9 @@ class _Read(msgspec.Struct, frozen=True):
     """How the bytes of a message are read, and what is asked of each value."""
 
     table: bytes
-    checks: tuple[tuple[int, str, Rule], ...]
+    # Of each field that is asked something: number, name, rule, and whether the rule takes a field
+    # that is not there, which then is not asked.
+    checks: tuple[tuple[int, str, Rule, bool], ...]
 
 
 @functools.cache
@@ -290,8 +292,9 @@ def _read(struct_type: type[msgspec.Struct]) -> _Read:
     table = bytearray(max(shape.fields) + 1)
     for number, field in shape.fields.items():
         table[number] = _sort_of(field)
+    absent = read_fields(b"", 0, bytes(table))
     checks = tuple(
-        (number, field.name, rule)
+        (number, field.name, rule, rule(absent[number]) is None)
         for number, field in shape.fields.items()
         if (rule := _rule_of(field, rules[field.name])) is not anything
     )
@@ -324,8 +327,11 @@ def _wrong_in(struct_type: type[msgspec.Struct], data: bytes) -> str | None:
         values = read_fields(data, 0, how.table, is_strict=True)
     except MalformedRecord as error:
         return error.message
-    for number, name, rule in how.checks:
-        wrong = rule(values[number])
+    for number, name, rule, may_be_absent in how.checks:
+        value = values[number]
+        if may_be_absent and not value:
+            continue
+        wrong = rule(value)
         if wrong is not None:
             return f"its {name} {wrong}"
     if struct_type is payloads.RetryPolicy:

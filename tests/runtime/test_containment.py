@@ -14,7 +14,7 @@ from engine.journal.committer import Committer
 from engine.model.context import AuthMode, RequestContext
 from engine.model.runs import RunStatus
 from engine.runtime import tenant as tenant_module
-from engine.runtime import workers
+from engine.runtime import workers, writing
 from engine.runtime.handle import Handle
 from engine.runtime.pools import WorkerPools
 from tests.runtime.conftest import CONTEXT, TENANT
@@ -52,7 +52,7 @@ Doing = Callable[[ScriptedWorker, Held], object]
 FRAMES: dict[str, tuple[object, str, Doing]] = {
     "report": (workers, "check_record", lambda worker, held: worker.report(held, DONE)),
     "decision": (tenant_module, "decide", lambda worker, held: worker.report(held, DONE)),
-    "plan": (tenant_module, "plan", lambda worker, held: worker.report(held, DONE)),
+    "plan": (writing, "plan", lambda worker, held: worker.report(held, DONE)),
     "emit": (
         workers,
         "check_emit",

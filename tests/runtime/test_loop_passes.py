@@ -16,7 +16,7 @@ WINDOW_US = limits.loop_passes_window_us
 
 def passes_of(*lengths_us: int) -> tuple[LoopPasses, ManualClock]:
     clock = ManualClock()
-    passes = LoopPasses(clock.monotonic_us)
+    passes = LoopPasses(lambda: 1_000 * clock.monotonic_us())
     for length_us in lengths_us:
         one(passes, clock, length_us)
     return passes, clock

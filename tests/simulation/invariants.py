@@ -143,7 +143,7 @@ def _check_leases(tenant: TenantRuntime) -> None:
                 "WAITING_HOLDS_NO_SLOT",
                 f"{live.state.status} and holds a slot of {worker.worker_id}",
             )
-    for live in tenant._runs.values():
+    for live in tenant.all_live():
         if live.lease is not None:
             require(
                 held.get(live.run_id) == live.lease.epoch,
