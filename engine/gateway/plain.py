@@ -190,7 +190,7 @@ class PlainConnection:
                     self.buffer = buffer[len(self._last_head_bytes) :]
                     return self._last_head
                 end = buffer.find(b"\r\n\r\n")
-                if end >= 0:
+                if 0 <= end <= head_bytes_max:
                     head = parse_head(buffer[: end + 2].decode("latin-1"))
                     if head is not None:
                         self.buffer = buffer[end + 4 :]

@@ -156,6 +156,7 @@ async def test_who_sends_too_much_reads_why() -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"GET /" + b"x" * 20_000, b"431"),
         (b"GET / HTTP/1.1\r\nHost: h\r\nA: " + b"x" * 20_000, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", b"404"),
     ],
 )
 async def test_odd_heads_are_left_to_hypercorn(
