@@ -11,12 +11,14 @@ import pytest
 import trio
 
 from engine.base.errors import EngineError
+from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.query.ports import StoreAccess
+from engine.query.query import QueryTier
 from tests.query.conftest import tier_over
 from tests.query.lake import JANUARY_MS, OTHER, TENANT, Lake, run
 
-LIMIT_MS = 1_500
+LIMIT_MS = 500
 SETTINGS = QuerySettings(
     time_limit_ms=LIMIT_MS,
     instances_max=4,
@@ -108,23 +110,32 @@ def resident_mib() -> int:
 
 
 async def test_every_bomb_is_refused_in_time_and_harms_nobody(lake: Lake) -> None:
+    """Two tenants send them, each one half, so that both processors have something to do."""
     lake.add_runs([run(JANUARY_MS)])
     late: dict[str, float] = {}
     answered: list[str] = []
-    async with tier_over(StoreAccess(root=lake.root), settings=SETTINGS) as tier:
-        await tier.run(OTHER, "SELECT 1", lambda _: Lake(lake.directory).snapshot())
-        before = resident_mib()
-        for name, sql in BOMBS.items():
-            await tier.run(TENANT, "SELECT 1", lake.snapshot)  # begins a process if there is none
+    rest = list(BOMBS.items())
+
+    async def send(tier: QueryTier, tenant: TenantId) -> None:
+        while rest:
+            name, sql = rest.pop()
+            await tier.run(tenant, "SELECT 1", lake.snapshot)  # begins a process if there is none
             began = trio.current_time()
             try:
-                await tier.run(TENANT, sql, lake.snapshot)
+                await tier.run(tenant, sql, lake.snapshot)
                 answered.append(name)
             except EngineError:
                 pass
             took_ms = (trio.current_time() - began) * 1e3
             if took_ms > LIMIT_MS + 1_000:
                 late[name] = took_ms
+
+    async with tier_over(StoreAccess(root=lake.root), settings=SETTINGS) as tier:
+        await tier.run(OTHER, "SELECT 1", lambda _: Lake(lake.directory).snapshot())
+        before = resident_mib()
+        async with trio.open_nursery() as nursery:
+            for tenant in (TENANT, OTHER):
+                nursery.start_soon(send, tier, tenant)
         assert (await tier.run(OTHER, "SELECT 7", lake.snapshot)).rows == ((7,),)
         assert late == {}
         assert resident_mib() - before < 50
