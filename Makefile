@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd)
 TO_INSTALL := install what is missing (Debian: apt-get install python3-venv python3-dev gcc libc6-dev make), then run make again
 
-.PHONY: demo test build lint bench protos clean
+.PHONY: demo test build lint bench lock protos clean
 
 demo: build
 	@$(BIN)/python -m examples.demo
 
 test: lint
 	@echo "== pytest"
-	@$(BIN)/python -m pytest || { echo "FAILED: pytest"; exit 1; }
+	@$(BIN)/python -m pytest -n 2 --dist loadfile || { echo "FAILED: pytest"; exit 1; }
 
 lint: build
 	@echo "== ruff"
@@ -30,6 +30,15 @@ bench: build
 	@$(BIN)/python -m bench recovery --json
 
 build: $(VENV)/.extensions
+
+# The newest releases that pyproject.toml allows, with their hashes, for every platform.
+lock:
+	@$(PYTHON) -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@for extra in build dev; do $(VENV)/lock/bin/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --extra $$extra \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements/$$extra.txt \
+		|| exit 1; done
 
 protos: build
 	@$(BIN)/python tools/generate_protos.py
@@ -51,9 +60,12 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.packages: $(VENV)/.made pyproject.toml
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.packages: $(VENV)/.made pyproject.toml requirements/dev.txt
 	@echo "== packages (a minute or two, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # The compiler's flags and Cython's directives are in setup.py, which neither of them watches.

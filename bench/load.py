@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -23,7 +25,8 @@ ADDED = {"noop": 0, "steps3": 3, "steps10": 10}
 class Connection(asyncio.Protocol):
     """One persistent connection, one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
+        self.key = key
         self._buffer = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -55,7 +58,7 @@ class Connection(asyncio.Protocol):
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request_bytes(method, path, body))
+        self._transport.write(request_bytes(method, path, body, self.key))
         return await self._answer
 
     async def ask_json(self, method: str, path: str, body: bytes = b"") -> Any:
@@ -68,14 +71,16 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def request_bytes(method: str, path: str, body: bytes) -> bytes:
+def request_bytes(method: str, path: str, body: bytes, key: str = "") -> bytes:
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    if key:
+        head += f"Authorization: Bearer {key}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def connect(port: int) -> Connection:
+async def connect(port: int, key: str = "") -> Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: Connection(key), "127.0.0.1", port)
     return connection
 
 
@@ -83,9 +88,9 @@ async def connect(port: int) -> Connection:
 
 
 async def closed(
-    port: int, component: str, clients: int, seconds: float, warm_s: float = 1.0
+    port: int, component: str, clients: int, seconds: float, warm_s: float = 1.0, key: str = ""
 ) -> dict[str, float]:
-    connections = [await connect(port) for _ in range(clients)]
+    connections = [await connect(port, key) for _ in range(clients)]
     warmed = await _load(connections, component, warm_s)
     began = time.perf_counter()
     took = sorted(await _load(connections, component, seconds))
@@ -134,6 +139,44 @@ async def once(port: int, component: str, given: Any, rounds: int) -> dict[str, 
         assert answer["status"] == "COMPLETED", answer
         outputs.append(answer["output"])
     return {"took_s": took, "outputs": outputs}
+
+
+# ---- questions about ended runs ----
+
+
+async def mixed(
+    port: int, keys: list[str], clients: int, seconds: float, questions: list[list[str]]
+) -> dict[str, float]:
+    """Each client asks one question after the other, each in another order. Who is told to come
+    again later does."""
+    until = time.perf_counter() + seconds
+    took: list[float] = []
+    refused: Counter[int] = Counter()
+
+    async def client(number: int) -> None:
+        connection = await connect(port, keys[number % len(keys)])
+        chance = random.Random(number)
+        while (began := time.perf_counter()) < until:
+            method, path, body = chance.choice(questions)
+            status, answer = await connection.ask(method, path, body.encode())
+            if status == 200:
+                took.append(time.perf_counter() - began)
+                assert b'"rows":[]' not in answer, answer[:500]
+            else:
+                assert status in (503, 504), (status, answer[:500])
+                refused[status] += 1
+                await asyncio.sleep(1.0)
+        connection.close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    took.sort()
+    return {
+        "per_s": len(took) / seconds,
+        "p50_ms": statistics.median(took) * 1e3 if took else 0.0,
+        "p99_ms": took[int(len(took) * 0.99)] * 1e3 if took else 0.0,
+        "busy": refused[503],
+        "timed_out": refused[504],
+    }
 
 
 # ---- many starts ----
@@ -267,6 +310,7 @@ async def many_streams(port: int, component: str, streams: int) -> dict[str, flo
 
 TASKS: dict[str, Callable[..., Awaitable[Any]]] = {
     "closed": closed,
+    "mixed": mixed,
     "once": once,
     "batch": batch,
     "count_status": count_status,

@@ -2,7 +2,8 @@
 
 The store is a process of its own on loopback, so the figures have its requests in them but no
 distance. Cold is a tenant whose database is not open: nothing cached, not even a connection. The
-store's own requests are counted by the store.
+store's own requests are counted by the store. What questions cost others is measured by
+`bench/beside.py`, over real processes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from bench import beside
 from bench.lake import (
     DAY_MS,
     DAYS,
@@ -183,4 +185,5 @@ def measure(scratch: Path, *, long: bool) -> dict[str, object]:
         "made_s": round(made_s, 1),
         "bytes_per_run": round(month.bytes / len(month.run_ids)),
         **figures,
+        **beside.measure(scratch / "beside", long=long),
     }

@@ -106,8 +106,9 @@ class Process:
 class Stage:
     """A data directory, two ports, and the processes that are up."""
 
-    def __init__(self, scratch: Path, settings: str = "") -> None:
-        scratch.mkdir()
+    def __init__(self, scratch: Path, settings: str = "", key: str = "") -> None:
+        scratch.mkdir(exist_ok=True)
+        self._key = key
         self._settings = scratch / "engine.toml"
         self._settings.write_text(settings)
         self._scratch = scratch
@@ -139,7 +140,11 @@ class Stage:
     def start_worker(self) -> None:
         endpoint = f"http://127.0.0.1:{self.grpc_port}"
         self.worker = self._start(
-            "the worker", ["engine.cli.main", "worker", COMPONENTS, "--endpoint", endpoint]
+            "the worker",
+            [
+                *("engine.cli.main", "worker", COMPONENTS, "--endpoint", endpoint),
+                *(("--token", self._key) if self._key else ()),
+            ],
         )
         self.worker.await_text("is connected")
 

@@ -3,8 +3,9 @@ and needs little of each.
 
 Lenient for what is already in the journal: a field of another wire type than the table expects is
 passed over, the last of several counts, and text that is not UTF-8 is read with replacement
-characters. Strict for what comes in: there both are refused. What is not protobuf from end to end
-is refused in any case. Knows no message.
+characters. Strict for what comes in: there all three are refused, so that whoever reads it later
+reads what was looked at here. What is not protobuf from end to end is refused in any case. Knows no
+message.
 Specification: tests/twins/fields.py.
 """
 
@@ -14,7 +15,7 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from engine.ext.protobuf cimport WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, Cursor, Field, next_field
@@ -43,7 +44,9 @@ def read_fields(
     cdef Cursor cursor
     cdef Field field
     cdef list values = []
+    cdef uint64_t seen = 0
     cdef Py_ssize_t number
+    assert size <= 64 or not is_strict
     if begin < 0 or begin > PyBytes_GET_SIZE(message):
         raise MalformedRecord(f"a message of {len(message)} bytes does not reach to {begin}")
     for number in range(size):
@@ -53,6 +56,10 @@ def read_fields(
     cursor.end = <const unsigned char*>PyBytes_AS_STRING(message) + PyBytes_GET_SIZE(message)
     while next_field(&cursor, &field):
         if <Py_ssize_t>field.number < size and sorts[field.number]:
+            if is_strict and sorts[field.number] != LIST:
+                if seen >> field.number & 1:
+                    raise MalformedRecord(f"field {field.number} comes twice")
+                seen |= <uint64_t>1 << field.number
             _take(values, &field, sorts[field.number], is_strict)
     return values
 

@@ -6,6 +6,7 @@ process holds one variant of an extension, so the checked one is always run in a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -16,7 +17,15 @@ FOLDER = ROOT / "build" / "debug" / "checked"
 
 
 def build() -> Path:
-    """The folder in which `import engine` finds the checked variant. Quick when nothing changed."""
+    """The folder in which `import engine` finds the checked variant. Quick when nothing changed;
+    the suite runs in more than one process, and one of them builds at a time."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FOLDER.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build()
+
+
+def _build() -> Path:
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(FOLDER)]
     environment = os.environ | {"ENGINE_EXT_DEBUG": "1"}
     built = subprocess.run(
@@ -34,8 +43,9 @@ def build() -> Path:
 
 
 def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+    if not link.is_symlink() or link.readlink() != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def environment() -> dict[str, str]:

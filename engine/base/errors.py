@@ -20,6 +20,10 @@ class EngineError(Exception):
         self.message = message
         self.details = details
 
+    def again(self) -> EngineError:
+        """The same for somebody else: an exception that is raised twice has two tracebacks."""
+        return type(self)(self.message, **self.details)
+
 
 class InvalidName(EngineError):
     """An identifier from outside is not of the allowed form; nothing was written."""

@@ -33,11 +33,16 @@ late_row_bytes_min: Final = 4 * KIB
 # pieces, between which everybody else has a turn.
 loop_pass_us_max: Final = 20_000
 loop_slice_us: Final = 5_000
-# A report is one transition. An entry costs 10 to 35 us, a child, which is a run that starts and
-# may go to a worker at once, 80 to 160.
-report_entries_max: Final = 512
-report_children_max: Final = 64
-report_bytes_max: Final = record_payload_bytes_max
+# The longest pass is told of the last one to two of these.
+loop_passes_window_us: Final = 60_000_000
+# A report is one transition. An entry costs 10 to 50 us, a child, which is a run that starts and
+# may go to a worker at once, 80 to 250.
+report_entries_max: Final = 256
+report_children_max: Final = 48
+# One entry alone may be as large as a record. What waits ask people is taken apart option by
+# option, each at 3 us.
+report_bytes_max: Final = 2 * MIB
+report_waits_bytes_max: Final = 8 * KIB
 # What the engine owes of its own (starts, grants, cancelled children) at 50 to 100 us each, and the
 # starts of one call.
 settled_per_look_max: Final = 64
@@ -45,8 +50,11 @@ grants_per_look_max: Final = 32
 starts_per_look_max: Final = 64
 
 # Reading.
-read_page_records_max: Final = 10_000
-read_page_bytes_max: Final = 16 * MIB
+read_page_records_max: Final = 4_000
+read_page_bytes_max: Final = record_payload_bytes_max
+# A summary is made of a whole journal, in parts of so much.
+fold_records_max: Final = 1_000
+fold_bytes_max: Final = 1 * MIB
 
 # Group commit: what may wait for the disk, and what one fsync may carry. A commit takes at most
 # one batch's records; the rest goes with the next, which fills while the first is under way.
@@ -121,6 +129,8 @@ service_name_length_max: Final = 256
 version_length_max: Final = 256
 reason_length_max: Final = 4 * KIB
 wait_options_max: Final = 1_000
+# What an option counts among the bytes of the open waits beside its text.
+wait_option_bytes: Final = 16
 # Live events: for who listens at this moment, so small ones.
 emit_name_length_max: Final = 128
 emit_bytes_max: Final = 256 * KIB
@@ -137,6 +147,11 @@ retry_code_length_max: Final = 256
 state_value_bytes_max: Final = 256 * KIB
 state_name_bytes_max: Final = 512
 state_scope_key_bytes_max: Final = 1_024
+
+# How deep the arrays and objects of a value may be: less than any reader of it can follow.
+json_depth_max: Final = 512
+# As many digits as Python makes a number of.
+json_number_length_max: Final = 4_300
 
 list_runs_max: Final = 1_000
 # Rows a listing looks at before it lets others go on.
@@ -195,7 +210,7 @@ schema_bytes_max: Final = 256 * KIB
 # A worker that does not read gets no new runs past `pause` bytes, and is cut off at the maximum.
 stream_message_bytes_max: Final = 8 * MIB
 stream_message_bytes_aim: Final = 256 * KIB
-stream_message_frames_max: Final = 65_536
+stream_message_frames_max: Final = 16_384
 stream_frames_per_turn_max: Final = 64
 # Of runs that a worker no longer holds: whose last report is known when it comes a second time.
 last_reports_kept_max: Final = 1_000
@@ -213,13 +228,32 @@ stream_resets_max: Final = 3
 # PING, SETTINGS, PRIORITY, empty DATA and the like; a worker sends a PING in some seconds.
 stream_control_frames_at_once_max: Final = 200
 stream_control_frames_per_s_max: Final = 20
+# Of all the workers of a tenant together. A frame that is not written, a heartbeat or an event,
+# costs the event loop some 6 us, so that a tenant has a third of it; of reports it is several times
+# what the journal takes. A registration counts as several.
+stream_tenant_frames_at_once_max: Final = 50_000
+stream_tenant_frames_per_s_max: Final = 50_000
+stream_register_frames: Final = 40
+stream_component_frames: Final = 3
 # Who reads answers with a WINDOW_UPDATE or two for each message, or for so many bytes of one.
 stream_window_update_bytes: Final = 1_024
 stream_refusal_characters_max: Final = 4_000
 # How long a report waits for room in the journal before its worker is told that there is none.
 stream_busy_retries_max: Final = 1_500
-defect_told_ms: Final = 1_000  # how often the log has the whole of a failure at the worker door
 stream_busy_retry_ms: Final = 20
+# How often the log says that connections were refused or hung up.
+stream_refusals_told_ms: Final = 1_000
+# What the log has of failures at the worker door that nobody foresaw: each place whole, once in so
+# long, and otherwise their number.
+defect_places_max: Final = 200
+defect_told_again_ms: Final = 24 * 3_600_000
+defects_told_ms: Final = 60_000
+# A worker on whose frames the engine failed is let in again after this, and each time after twice
+# as long; as any other when nothing has failed for so long.
+offender_wait_ms_initial: Final = 1_000
+offender_wait_ms_max: Final = 60_000
+offender_forgiven_ms: Final = 600_000
+offenders_kept_max: Final = 10_000
 
 # The archive. A batch is one object of each data set: as many runs, and read in portions of so many
 # bytes, so that memory is bounded by a portion and not by a batch.
@@ -302,8 +336,11 @@ query_process_start_ms: Final = 30_000
 query_process_idle_ms: Final = 120_000  # nobody has asked it anything for so long
 query_retry_after_s_max: Final = 30
 query_watch_ms: Final = 50
-query_niceness: Final = 15
-query_lists_niceness: Final = 5
+# With so many at once as `running_max` has by default they get a fifth of what is fought for.
+query_niceness: Final = 12
+# A page of a list is somebody who waits, and takes a hundredth of a second; a little behind the
+# engine is enough.
+query_lists_niceness: Final = 1
 # A clock may have been set back by this much between a run's start and its end.
 clock_step_ms_max: Final = 600_000
 

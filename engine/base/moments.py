@@ -9,6 +9,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+DAY_MS: Final = 86_400_000
 SPAN_PATTERN: Final = "([0-9]{1,6})(s|min|m|h|d|w)"
 MILLISECONDS_PATTERN: Final = "[0-9]{9,16}"
 _SPAN: Final = re.compile(SPAN_PATTERN)
@@ -18,7 +19,7 @@ _UNIT_MS: Final = {
     "m": 60_000,
     "min": 60_000,
     "h": 3_600_000,
-    "d": 86_400_000,
+    "d": DAY_MS,
     "w": 604_800_000,
 }
 HOW_TO_WRITE: Final = (

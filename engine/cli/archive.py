@@ -21,10 +21,10 @@ from rich.text import Text
 
 from engine.base.clock import system_clock
 from engine.cli.reaching import json_option, on_disk, over_http, settings_on_disk
-from engine.cli.readable import age_text, bytes_text, duration_text, plain
-from engine.cli.run_views import console, print_json
+from engine.cli.showing.readable import age_text, bytes_text, duration_text, plain
+from engine.cli.showing.run_views import console, print_json
 from engine.model.query import ArchiveStatus
-from engine.sdk.client import Client
+from engine.sdk.client.client import Client
 
 WATCH_EVERY_S: Final = 0.5
 

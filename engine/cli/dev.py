@@ -17,10 +17,10 @@ import trio
 import watchfiles
 from rich.console import Console
 
-from engine.cli.buckets import archive_in_s3
-from engine.cli.lifeline import Lifeline
+from engine.cli.composing.buckets import archive_in_s3
+from engine.cli.composing.lifeline import Lifeline
+from engine.cli.composing.serving import Runtime, run_runtime
 from engine.cli.serve import runtime_options, settings_of
-from engine.cli.serving import Runtime, run_runtime
 
 # For a worker whose code changed, to finish what it holds.
 _FINISH_S: Final = 10.0

@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import click
 import msgspec
@@ -20,21 +20,12 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import __version__
+from engine.cli.checking.check import Check, Verdict
 
 PYTHON_MIN: Final = (3, 11)
-EXTENSIONS: Final = ("append", "fields", "frames", "offsets", "protobuf", "replay")
+EXTENSIONS: Final = ("append", "fields", "frames", "json_scan", "offsets", "protobuf", "replay")
 
-Verdict = Literal["ok", "warn", "fail"]
 _COLOURS: Final[Mapping[Verdict, str]] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-
-
-class Check(msgspec.Struct, frozen=True):
-    """What was looked at, what was found, and what to do about it."""
-
-    name: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -90,7 +81,7 @@ def examine(config: Path | None, flags: Mapping[str, object], api_key: str) -> I
     first = (check_python(sys.version_info[:3]), check_extensions(EXTENSIONS))
     yield from first
     if all(check.verdict == "ok" for check in first):
-        from engine.cli import checks
+        from engine.cli.checking import checks
 
         yield from checks.examine_machine(config, flags, api_key)
 

@@ -22,11 +22,11 @@ from rich.text import Text
 from engine.base.errors import DirectoryInUse
 from engine.base.ids import TenantId, parse_run_id, tenant_id
 from engine.config.settings import Settings, load_settings
-from engine.journal import backup as backups
-from engine.journal import inspect
-from engine.journal.salvage import SalvageReport
-from engine.journal.salvage import salvage as salvage_store
 from engine.journal.tenants import open_journal
+from engine.journal.upkeep import backup as backups
+from engine.journal.upkeep import inspect
+from engine.journal.upkeep.salvage import SalvageReport
+from engine.journal.upkeep.salvage import salvage as salvage_store
 from engine.runtime.rebuild import JournaledStates
 
 _SYSTEM: Final = "(system)"

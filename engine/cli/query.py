@@ -16,11 +16,11 @@ import click
 import msgspec
 
 from engine.base.clock import system_clock
-from engine.cli import rows_view
 from engine.cli.reaching import moment_option, over_http
+from engine.cli.showing import rows_view
 from engine.gateway.tables import csv_bytes, objects
 from engine.model.query import ANALYTICS, QueryAnswer
-from engine.sdk.client import Client
+from engine.sdk.client.client import Client
 
 C = TypeVar("C", bound=Callable[..., object])
 Format = Literal["table", "csv", "json", "parquet", "arrow"]

@@ -17,7 +17,7 @@ import click
 
 from engine.base.moments import HOW_TO_WRITE, moment_ms
 from engine.config.settings import Settings, load_settings
-from engine.sdk.client import BASE_URL_DEFAULT, Client
+from engine.sdk.client.client import BASE_URL_DEFAULT, Client
 from engine.sdk.errors import ConnectionLost
 
 P = ParamSpec("P")

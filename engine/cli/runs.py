@@ -17,13 +17,13 @@ import msgspec
 from engine.base.clock import system_clock
 from engine.base.errors import InvalidName, UnknownRun, UnknownWait
 from engine.base.ids import parse_run_id, run_id_text
-from engine.cli import run_views
 from engine.cli.reaching import json_option, moment_option, over_http, tags_given
-from engine.cli.readable import plain
+from engine.cli.showing import run_views
+from engine.cli.showing.readable import plain
 from engine.model.views import KindName, RunView, StatusName, WaitView
-from engine.sdk.client import Client
+from engine.sdk.client.client import Client
+from engine.sdk.client.requests import RunFilters
 from engine.sdk.errors import RunFailed
-from engine.sdk.requests import RunFilters
 
 LIST_LIMIT: Final = 20
 PAGE_RUNS_MAX: Final = 1_000

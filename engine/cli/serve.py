@@ -13,7 +13,7 @@ import trio
 from rich.console import Console
 
 from engine.base.errors import InvalidSettings
-from engine.cli.serving import Runtime, run_runtime
+from engine.cli.composing.serving import Runtime, run_runtime
 from engine.config.settings import Settings, load_settings
 
 C = TypeVar("C", bound=Callable[..., object])

@@ -11,7 +11,7 @@ import click
 import trio
 
 from engine.cli.reaching import json_option, on_disk, settings_on_disk
-from engine.cli.run_views import print_json
+from engine.cli.showing.run_views import print_json
 
 
 @click.group()

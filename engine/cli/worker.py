@@ -10,8 +10,8 @@ from types import ModuleType
 
 import click
 
-from engine.cli.lifeline import leave_when_cut
-from engine.sdk.worker import Worker
+from engine.cli.composing.lifeline import leave_when_cut
+from engine.sdk.worker.worker import Worker
 
 
 @click.command()

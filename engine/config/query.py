@@ -25,8 +25,12 @@ class QuerySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: Annotated[int, msgspec.Meta(ge=1, le=limits.query_threads_max)] = msgspec.field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2)
     )
-    running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 8
-    running_per_tenant_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 4
+    # More than the processors, so that short ones come past the long; not many more, since each
+    # takes its turns from the others.
+    running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = msgspec.field(
+        default_factory=lambda: min(8, max(4, 2 * len(os.sched_getaffinity(0))))
+    )
+    running_per_tenant_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 2
     # Lists have processes of their own, each with the databases of many tenants.
     lists_running_max: Annotated[int, msgspec.Meta(ge=1, le=limits.query_instances_max)] = 3
     waiting_max: Annotated[int, msgspec.Meta(ge=0, le=limits.query_waiting_max)] = 256

@@ -38,6 +38,7 @@ from h2.settings import SettingCodes
 from engine.base import limits
 from engine.base.errors import InvalidInput, LimitExceeded
 from engine.coordinator.ports import Peer
+from engine.coordinator.shares import Allowance, connections_max
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +147,12 @@ class _Connection(H2Protocol):
         self._transport: asyncio.Transport = transport
         self._streams_count = 0
         self._resets_count = 0
-        self._budget = _Budget(asyncio.get_running_loop().time())
+        self._allowance = Allowance(
+            limits.stream_control_frames_at_once_max,
+            limits.stream_control_frames_per_s_max,
+            asyncio.get_running_loop().time(),
+        )
+        self._window_updates = 0
         self._process_otherwise()
         # A worker needs one stream.
         self.connection._connection.update_settings(
@@ -195,7 +201,7 @@ class _Connection(H2Protocol):
         return processed
 
     def _spend(self) -> None:
-        if not self._budget.spend(asyncio.get_running_loop().time()):
+        if self._allowance.spend(1, asyncio.get_running_loop().time()):
             self._end_for("it sends more frames that carry nothing than any worker has use for")
 
     def _accept(self, event: RequestReceived) -> None:
@@ -234,7 +240,8 @@ class _Connection(H2Protocol):
     def _window(self, event: WindowUpdated) -> None:
         """Each is owed to something that was sent."""
         sent = self.connection.data_sent // limits.stream_window_update_bytes
-        if not self._budget.has_window_update(sent + 4 * self.connection.messages_sent):
+        self._window_updates += 1
+        if self._window_updates > sent + 4 * self.connection.messages_sent:
             self._spend()
         self.processor.process_window_updated(event)
 
@@ -270,26 +277,6 @@ def _ignore(event: object) -> None:
     """Nothing is to be done."""
 
 
-class _Budget:
-    """Frames that carry nothing: so many at once, and so many a second."""
-
-    def __init__(self, now_s: float) -> None:
-        self._left = float(limits.stream_control_frames_at_once_max)
-        self._counted_s = now_s
-        self._window_updates = 0
-
-    def spend(self, now_s: float) -> bool:
-        earned = (now_s - self._counted_s) * limits.stream_control_frames_per_s_max
-        self._left = min(self._left + earned, limits.stream_control_frames_at_once_max)
-        self._counted_s = now_s
-        self._left -= 1
-        return self._left >= 0
-
-    def has_window_update(self, owed: int) -> bool:
-        self._window_updates += 1
-        return self._window_updates <= owed
-
-
 class BoundedServer(Server):
     """grpclib's server with connections that are counted and closed."""
 
@@ -299,14 +286,18 @@ class BoundedServer(Server):
         self.connections: Final[set[_Connection]] = set()
         self._strangers: Final[Counter[str]] = Counter()  # by host
         self._unknown: Final[set[_Connection]] = set()
+        self._connections_max: Final = connections_max()
+        self._strangers_max: Final = min(
+            limits.stream_strangers_per_peer_max, self._connections_max // 4
+        )
         self.refused_count = 0
         self._told_s = 0.0
 
     def why_not(self, host: str) -> str:
         """Why another connection from there is not taken; empty if it is."""
-        if len(self.connections) >= limits.stream_connections_max:
+        if len(self.connections) >= self._connections_max:
             return f"{len(self.connections)} connections are open"
-        if self._strangers[host] >= limits.stream_strangers_per_peer_max:
+        if self._strangers[host] >= self._strangers_max:
             return f"{self._strangers[host]} connections from {host} have not registered yet"
         return ""
 
@@ -331,7 +322,7 @@ class BoundedServer(Server):
         """Told to the log now and then: it is not a stranger's to fill."""
         self.refused_count += 1
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._told_s >= limits.defect_told_ms / 1_000:
+        if now_s - self._told_s >= limits.stream_refusals_told_ms / 1_000:
             self._told_s = now_s
             _log.warning("hung up (%d so far): %s", self.refused_count, reason)
 

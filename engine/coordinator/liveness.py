@@ -7,7 +7,8 @@ to the runs of a worker that was cut off is the runtime's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import msgspec
@@ -24,6 +25,17 @@ class Pulse(msgspec.Struct):
     registered: bool = False
     held_up: bool = False  # by this process, which does not read just now: silence means nothing
     sending_since_us: int | None = None  # a message that the worker has not made room for
+
+
+@contextmanager
+def held_up(pulse: Pulse, clock: Clock) -> Iterator[None]:
+    """What came in meanwhile has not been read."""
+    pulse.held_up = True
+    try:
+        yield
+    finally:
+        pulse.heard_us = clock.monotonic_us()
+        pulse.held_up = False
 
 
 class Watched(Protocol):

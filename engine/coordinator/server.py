@@ -25,7 +25,9 @@ from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator.defects import Defects
 from engine.coordinator.http2 import BoundedServer, BytesStream
 from engine.coordinator.liveness import LivenessService
+from engine.coordinator.offenders import Offenders
 from engine.coordinator.ports import Authenticate, WorkerDoor
+from engine.coordinator.shares import Shares
 from engine.coordinator.stream import Surroundings, WorkerStream
 from engine.wire.worker import CONNECT_METHOD
 
@@ -54,7 +56,14 @@ class Coordinator:
     ) -> None:
         self.defects: Final = Defects(clock)
         self._around: Final = Surroundings(
-            door, authenticate, clock, settings, engine.__version__, self.defects
+            door,
+            authenticate,
+            clock,
+            settings,
+            engine.__version__,
+            self.defects,
+            Offenders(clock),
+            Shares(),
         )
         self._settings: Final = settings
         self._streams: Final[set[WorkerStream]] = set()
@@ -120,7 +129,7 @@ class Coordinator:
         try:
             await stream.run()
         except Exception as error:  # noqa: BLE001 - one stream's defect must not end the others
-            self.defects.note(f"serving {stream}", error)
+            stream.note_defect("serving", error)
             stream.cut("the engine failed on what this stream brought, which is a defect")
         finally:
             self._left(stream)

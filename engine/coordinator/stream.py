@@ -12,33 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeGuard
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 import trio_asyncio  # type: ignore[import-untyped]
 
 from engine.base import limits
 from engine.base.clock import Clock
-from engine.base.errors import EngineError, InternalFailure, InvalidInput, JournalBusy
+from engine.base.errors import EngineError, InternalFailure, InvalidInput
 from engine.base.ids import TenantId
 from engine.config.coordinator import CoordinatorSettings
 from engine.coordinator import http2
 from engine.coordinator.defects import Defects
-from engine.coordinator.liveness import Pulse
+from engine.coordinator.liveness import Pulse, held_up
+from engine.coordinator.offenders import DEFECT, Offenders
 from engine.coordinator.outbox import Level, Outbox
 from engine.coordinator.ports import Authenticate, WorkerDoor, WorkerSession
 from engine.coordinator.register import checked_register, token_of
+from engine.coordinator.shares import Share, Shares
+from engine.coordinator.taking import (
+    Taking,
+    is_register,
+    refusal,
+    short,
+    stopped_its_tenant,
+    until_made_good,
+)
 from engine.ext import frames
 from engine.model.worker_frames import (
-    WORKER_FRAME_TYPES,
-    ColdFrame,
-    Drain,
     Draining,
     Refused,
     Register,
     Registered,
-    ScannedReport,
     ScannedWorkerFrame,
     WorkerFrameNumber,
 )
@@ -46,10 +52,6 @@ from engine.wire import worker as wire
 from engine.wire.rules import check_frame
 
 _log = logging.getLogger(__name__)
-
-_DEFECT: Final = (
-    "the engine failed on what this worker sent, which is a defect; the engine's log has the cause"
-)
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -61,6 +63,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     settings: CoordinatorSettings
     engine_version: str
     defects: Defects
+    offenders: Offenders
+    shares: Shares
 
 
 class WorkerStream:
@@ -76,10 +80,10 @@ class WorkerStream:
         self._over = False  # nothing that still comes in counts
         self._is_cut = False
         self._session: WorkerSession | None = None
+        self._share: Share | None = None
         self._reader: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[None] | None = None
         self._loop: Final = asyncio.get_running_loop()
-        self._frames_taken = 0
         self.tenant_id: TenantId | None = None
         self.worker_id = ""
         self.pulse: Final = Pulse(surroundings.clock.monotonic_us())
@@ -109,7 +113,7 @@ class WorkerStream:
                 f"it has not read the last {self._outbox.bytes_waiting} bytes that were sent to it",
             )
         elif level is Level.PAUSE and self._session is not None:
-            self._session.pause()
+            self._tell(self._session.pause)
         if not self._corked:
             self._sendable.set()
 
@@ -121,7 +125,7 @@ class WorkerStream:
     def close(self, reason: str, *, code: str = "stale_fence") -> None:
         if self._over:
             return
-        self._refuse(Refused(code=code, message=_short(reason), fatal=True))
+        self._refuse(Refused(code=code, message=short(reason), fatal=True))
         if self._reader is not None:
             self._reader.cancel()
 
@@ -135,7 +139,7 @@ class WorkerStream:
             self._outbox.clear()
         else:
             # It loses what it holds in an orderly way, which is held against none of the runs.
-            self._session.drain()
+            self._tell(self._session.drain)
         self._finish_with(wire.encode(Draining(reason=reason)))
         if self._reader is not None:
             self._reader.cancel()
@@ -172,12 +176,31 @@ class WorkerStream:
         self._outbox.seal()
         self._corked = False
         self._sendable.set()
+        share, self._share = self._share, None
+        if share is not None:
+            share.leave()
         session, self._session = self._session, None
         if session is not None:
-            try:
-                session.disconnect()
-            except EngineError as error:  # its tenant has stopped, and holds nothing any more
-                _log.warning("%s left a tenant that has stopped: %s", self, error.message)
+            self._tell(session.disconnect)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """Tells the session something that none of its frames asked for. When that fails, it is not
+        the fault of who is in the middle of it: another service, or another tenant's work."""
+        try:
+            call()
+        except EngineError as error:  # its tenant has stopped, and holds nothing any more
+            _log.warning("%s met a tenant that has stopped: %s", self, error.message)
+        except Exception as failure:  # noqa: BLE001 - one stream's defect is not another's
+            self._around.defects.note(f"{call.__name__} of {self}", failure)
+
+    def note_defect(self, doing: str, failure: Exception) -> None:
+        """What this stream brought has met a defect, which it will again when it comes back."""
+        self._around.defects.note(f"{doing} {self}", failure)
+        self._offends()
+
+    def _offends(self) -> None:
+        if self.tenant_id is not None:
+            self._around.offenders.note(self.tenant_id, self.worker_id)
 
     # Reading.
 
@@ -186,17 +209,19 @@ class WorkerStream:
             first = await self._receive(limits.register_bytes_max)
             if not first:
                 return
-            await self._register(first[0])
-            await self._take(first[1:])
+            taking = await self._register(first[0])
+            await taking.take(first[1:])
             while not self._over and (batch := await self._receive()) is not None:
-                await self._take(batch)
+                await taking.take(batch)
         except EngineError as error:
-            self._refuse(_refusal(error, fatal=True))
+            if stopped_its_tenant(error):
+                self._offends()
+            self._refuse(refusal(error, fatal=True))
         except http2.Disconnected:
             _log.info("lost %s", self)
         except Exception as failure:  # noqa: BLE001 - one stream's defect ends that stream
-            self._around.defects.note(f"reading from {self}", failure)
-            self._refuse(_refusal(InternalFailure(_DEFECT), fatal=True))
+            self.note_defect("reading from", failure)
+            self._refuse(refusal(InternalFailure(DEFECT), fatal=True))
         finally:
             self._end()
 
@@ -209,8 +234,8 @@ class WorkerStream:
         self.pulse.heard_us = self._around.clock.monotonic_us()
         return frames.scan_worker_frames(message)
 
-    async def _register(self, frame: ScannedWorkerFrame) -> None:
-        if not _is_register(frame):
+    async def _register(self, frame: ScannedWorkerFrame) -> Taking:
+        if not is_register(frame):
             raise InvalidInput(
                 "the first frame of a stream is Register, and this is another one: register "
                 "before anything else",
@@ -219,112 +244,51 @@ class WorkerStream:
         message = frame[2]
         # Who is not known costs no more than the reading of the token.
         tenant_id = self._around.authenticate(token_of(message), self._peer)
+        share = self._around.shares.of(tenant_id, self._loop.time())
+        await until_made_good(share, 0, self.pulse, self._around.clock)
+        share.enter()
+        self._share = share
         check_frame(Register, message)
         register = checked_register(
             wire.decode_worker_frame(WorkerFrameNumber.REGISTER, message),
             engine_version=self._around.engine_version,
         )
         self.tenant_id, self.worker_id = tenant_id, register.worker_id
-        self.pulse.registered = self.pulse.held_up = True
-        await trio_asyncio.trio_as_aio(self._connect)(tenant_id, register)
-        self.pulse.heard_us = self._around.clock.monotonic_us()
-        self.pulse.held_up = False
+        share.registers(len(register.components), self._loop.time())
+        self._around.offenders.check(tenant_id, self.worker_id)
+        self.pulse.registered = True
+        with held_up(self.pulse, self._around.clock):
+            session = await trio_asyncio.trio_as_aio(self._connect)(tenant_id, register)
         self._welcome()
+        return Taking(
+            session,
+            share,
+            self.pulse,
+            self._around.clock,
+            answer=lambda refused: self.send(wire.encode(refused)),
+            is_over=lambda: self._over,
+        )
 
-    async def _connect(self, tenant_id: TenantId, register: Register) -> None:
+    async def _connect(self, tenant_id: TenantId, register: Register) -> WorkerSession:
         """Trio-flavored. The session is noted here and not by the asyncio task, which may have
         been cancelled while the runtime was at it."""
-        self._session = await self._around.door.connect_worker(tenant_id, register, self)
+        session = await self._around.door.connect_worker(tenant_id, register, self)
+        self._session = session
         if self._over or not http2.is_open(self._stream):
             self._end()
+        return session
 
     def _welcome(self) -> None:
         if self._session is None:
             return
-        settings = self._around.settings
-        registered = Registered(
-            worker_id=self.worker_id,
-            session=self._session.number,
-            heartbeat_ms=settings.heartbeat_ms,
-            lease_ms=settings.lease_ms,
-            engine_version=self._around.engine_version,
-        )
         http2.registered(self._stream)
+        registered = _registered(self.worker_id, self._session.number, self._around)
         self._outbox.push_first(wire.encode(registered))
         self._corked = False
         self._sendable.set()
         _log.info("session %d: %s", self._session.number, self)
 
-    async def _take(self, batch: Sequence[ScannedWorkerFrame]) -> None:
-        for frame in batch:
-            session = self._session
-            if session is None or self._over:
-                return
-            if frame[0] == "report":
-                await self._take_report(session, frame)
-            elif frame[0] == "heartbeat":
-                session.heartbeat()
-            elif frame[0] == "emit":
-                try:
-                    session.emit(frame[1], frame[2], frame[3], frame[4])
-                except EngineError as error:
-                    self._answer(_refusal(error, frame[1]))
-            else:
-                self._take_cold(session, frame)
-            self._frames_taken += 1
-            if self._frames_taken % limits.stream_frames_per_turn_max == 0:
-                await asyncio.sleep(0)  # a flood from one worker is not the others' wait
-
-    async def _take_report(self, session: WorkerSession, frame: ScannedReport) -> None:
-        _, run_id, lease_epoch, sequence, entries = frame
-        try:
-            try:
-                session.report(run_id, lease_epoch, sequence, entries)
-            except JournalBusy:
-                await self._report_when_there_is_room(session, frame)
-        except EngineError as error:
-            self._answer(_refusal(error, run_id, sequence))
-
-    async def _report_when_there_is_room(
-        self, session: WorkerSession, frame: ScannedReport
-    ) -> None:
-        """Nothing is read meanwhile, so that the worker, too, comes to a stop."""
-        _, run_id, lease_epoch, sequence, entries = frame
-        self.pulse.held_up = True
-        try:
-            for retries_left in range(limits.stream_busy_retries_max, -1, -1):
-                await asyncio.sleep(limits.stream_busy_retry_ms / 1_000)
-                if self._over:
-                    return
-                try:
-                    session.report(run_id, lease_epoch, sequence, entries)
-                except JournalBusy:
-                    if not retries_left:
-                        raise
-                else:
-                    return
-        finally:
-            self.pulse.heard_us = self._around.clock.monotonic_us()
-            self.pulse.held_up = False
-
-    def _take_cold(self, session: WorkerSession, frame: ColdFrame) -> None:
-        if _is_register(frame):
-            raise InvalidInput(
-                f"this stream is registered as worker {self.worker_id!r} already: open another "
-                "stream to register again",
-                field="frame",
-            )
-        if frame[1] in WORKER_FRAME_TYPES:  # others are a newer version's, and skipped
-            check_frame(Drain, frame[2])
-            decoded = wire.decode_worker_frame(frame[1], frame[2])
-            assert isinstance(decoded, Drain)
-            _log.info("draining %s: %s", self, decoded.reason)
-            session.drain()
-
     # Writing.
-
-    def _answer(self, refused: Refused) -> None:
-        self.send(wire.encode(refused))
 
     async def _write(self) -> None:
         try:
@@ -346,28 +310,18 @@ class WorkerStream:
         await http2.send(self._stream, frames.pack_frames(batch))
         self.pulse.sending_since_us = None
         if self._outbox.resumes() and self._session is not None:
-            self._session.resume()
+            self._tell(self._session.resume)
         return True
 
     def _sending(self) -> None:
         self.pulse.sending_since_us = self._around.clock.monotonic_us()
 
 
-def _is_register(frame: ScannedWorkerFrame) -> TypeGuard[ColdFrame]:
-    return frame[0] == "cold" and frame[1] == WorkerFrameNumber.REGISTER
-
-
-def _refusal(
-    error: EngineError, run_id: bytes = b"", sequence: int = 0, *, fatal: bool = False
-) -> Refused:
-    return Refused(
-        code=error.code,
-        message=_short(error.message),
-        run_id=run_id,
-        sequence=sequence,
-        fatal=fatal,
+def _registered(worker_id: str, session: int, around: Surroundings) -> Registered:
+    return Registered(
+        worker_id=worker_id,
+        session=session,
+        heartbeat_ms=around.settings.heartbeat_ms,
+        lease_ms=around.settings.lease_ms,
+        engine_version=around.engine_version,
     )
-
-
-def _short(text: str) -> str:
-    return text[: limits.stream_refusal_characters_max]

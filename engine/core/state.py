@@ -110,7 +110,8 @@ class RunState(msgspec.Struct, array_like=True):
 def wait_bytes(wait: OpenWait | WaitCreated) -> int:
     """How much of an open wait is its author's choice."""
     texts = (wait.wait_id, wait.name, wait.question, wait.input_type, *wait.options)
-    return len(wait.default) + sum(map(text_bytes, texts))
+    options_bytes = limits.wait_option_bytes * len(wait.options)
+    return len(wait.default) + options_bytes + sum(map(text_bytes, texts))
 
 
 def signal_bytes(name: str, signal_id: str, payload: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import enum
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -15,8 +15,7 @@ from engine.gateway.shapes import EntryAnswer
 from engine.model.payloads import Error, Payload, RetryPolicy
 from engine.model.views import JournalEntry
 from engine.wire import journal as wire
-
-_JSON: Final = msgspec.json.Decoder()
+from engine.wire.json_text import NotJson, check_json
 
 
 def entry_view(entry: JournalEntry) -> EntryAnswer:
@@ -59,9 +58,10 @@ def _shown_bytes(name: str, value: bytes) -> Any:
     if name == "input_digest":
         return value.hex()
     try:
-        return _JSON.decode(value)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        check_json(value)
+    except NotJson:
         return {"base64": _base64(value)}
+    return msgspec.Raw(value)  # as it is: values made of it would be dropped at once
 
 
 def _base64(value: bytes) -> str:

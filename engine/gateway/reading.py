@@ -6,7 +6,6 @@ are text. Nothing here starts or changes anything.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -15,22 +14,16 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from engine.base.errors import InvalidInput
-from engine.base.json_text import check_json
 from engine.base.limits import idempotency_key_bytes_max, key_length_max
 from engine.gateway.problems import MalformedJson, MalformedRequest
-from engine.gateway.settings import (
-    located_bytes_max,
-    query_parameters_max,
-    tag_bytes_max,
-    tags_max,
-)
+from engine.gateway.settings import query_parameters_max, tag_bytes_max, tags_max
+from engine.wire.json_text import NotJson, check_json
 
 T = TypeVar("T")
 
 NULL: Final = b"null"
 TAG_PREFIX: Final = "tag."
 
-_BYTE: Final = re.compile(r" \(byte (\d+)\)")
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`")
 _NAMED: Final = re.compile(r"field `([^`]+)`")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -44,7 +37,7 @@ def checked_json(body: bytes, what: str = "the body") -> bytes:
         return NULL
     try:
         check_json(body)
-    except ValueError as error:
+    except NotJson as error:
         raise malformed_json(body, error, what) from error
     return body
 
@@ -141,35 +134,25 @@ def event_offset(last_event_id: str | None, after: int | None) -> int | None:
 
 def malformed_json(body: bytes, error: Exception, what: str) -> MalformedJson:
     """An error that says at which line and column the JSON goes wrong."""
-    reason, text, index = _located(body, error)
-    line = text.count("\n", 0, index) + 1
-    column = index - (text.rfind("\n", 0, index) + 1) + 1
+    found = error if isinstance(error, NotJson) else _located(body, error)
+    before = body[: found.at]
+    line = before.count(b"\n") + 1
+    column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
     return MalformedJson(
-        f"{what} is not JSON: {reason}, at line {line} column {column}", line=line, column=column
+        f"{what} is not JSON: {found.reason}, at line {line} column {column}",
+        line=line,
+        column=column,
     )
 
 
-def _located(body: bytes, error: Exception) -> tuple[str, str, int]:
-    """What is wrong, the text, and where in it. Asks the standard library, which knows the place
-    to the letter, unless it sees nothing wrong, or the text is long: it makes values of it all."""
+def _located(body: bytes, error: Exception) -> NotJson:
+    """What is wrong, and where, with what the codec did not take; in the codec's own words only
+    where the scan sees nothing wrong."""
     try:
-        text = body.decode()
-    except UnicodeDecodeError as undecodable:
-        before = body[: undecodable.start].decode()
-        return "a string is not UTF-8", before, len(before)
-    try:
-        if len(body) <= located_bytes_max:
-            json.loads(text)
-    except json.JSONDecodeError as found:
-        return found.msg[:1].lower() + found.msg[1:], text, found.pos
-    except (RecursionError, ValueError):
-        return _TOO_DEEP, text, 0
-    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
-        return _TOO_DEEP, text, 0
-    reason = _BYTE.sub("", str(error)).removeprefix("JSON is malformed: ")
-    byte = _BYTE.search(str(error))
-    before = body[: int(byte[1])].decode(errors="ignore") if byte is not None else text
-    return reason[:1].lower() + reason[1:], text, len(before)
+        check_json(body)
+    except NotJson as found:
+        return found
+    return NotJson(str(error), 0)
 
 
 def invalid(error: msgspec.ValidationError, what: str) -> InvalidInput:

@@ -15,8 +15,6 @@ from engine.base.limits import KIB, MIB, input_bytes_max, name_length_max
 
 head_bytes_max: Final = 16 * KIB  # of a request; Hypercorn's h11 is told the same
 http2_streams_max: Final = 16  # open at once on a connection; the answers of all may wait in memory
-# A body that is not JSON is read once more, slowly, to say where, if it is no longer than this.
-located_bytes_max: Final = 128 * KIB
 query_parameters_max: Final = 64
 tags_max: Final = 64
 tag_bytes_max: Final = 512
@@ -32,6 +30,8 @@ drop_bytes_max: Final = 64 * KIB
 linger_s_max: Final = 2.0
 # Starts are committed this many at a time; more would hold up everybody else's requests.
 batch_chunk_starts_max: Final = 512
+# Of one body, which is looked at in one go; a body of lines may have more.
+batch_inputs_max: Final = 10_000
 batch_chunk_bytes_max: Final = 1 * MIB
 # And so much of a batch that was stopped, by who does not read the answer before it has sent all.
 batch_drop_bytes_max: Final = 256 * MIB

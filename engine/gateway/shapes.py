@@ -18,7 +18,12 @@ from engine.base.limits import (
     time_ms_max,
 )
 from engine.base.moments import MILLISECONDS_PATTERN, SPAN_PATTERN
-from engine.gateway.settings import analytics_rows_max, page_entries_max, tags_max
+from engine.gateway.settings import (
+    analytics_rows_max,
+    batch_inputs_max,
+    page_entries_max,
+    tags_max,
+)
 from engine.model.views import ComponentView, KindName, StatusName
 
 KeyText = Annotated[str, msgspec.Meta(min_length=1, max_length=idempotency_key_bytes_max)]
@@ -75,7 +80,7 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Inputs for many runs of one component. With an Idempotency-Key header each run has the key
     `{key}#{index}`."""
 
-    inputs: list[msgspec.Raw]
+    inputs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=batch_inputs_max)]
 
 
 class CancelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

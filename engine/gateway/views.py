@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import trio
 
 from engine.base.errors import InvalidInput, InvalidName
 from engine.base.ids import parse_run_id, run_id_text
+from engine.base.limits import loop_slice_us
 from engine.gateway import answers, query_views, reading, shapes
 from engine.gateway.asked import Asked, OpenView, View
 from engine.gateway.door import Door
@@ -32,21 +34,17 @@ _CANCEL: Final = msgspec.json.Decoder(shapes.CancelBody)
 async def batch(door: Door, context: RequestContext, asked: Asked) -> Response:
     target = target_of(asked.parameters, asked.query)
     caller = caller_of(door, asked.headers, context)
-    body = reading.typed_json(_BATCH, asked.body)
+    body = reading.typed_json(_BATCH, reading.checked_json(asked.body))
     key = caller.idempotency_key
-    requests = [
-        start_request(
-            target,
-            caller,
-            reading.checked_json(bytes(json_input), f"inputs[{index}]"),
-            None if key is None else f"{key}#{index}",
-        )
-        for index, json_input in enumerate(body.inputs)
-    ]
     found: list[bytes] = []
-    for first in range(0, len(requests), batch_chunk_starts_max):
-        chunk = requests[first : first + batch_chunk_starts_max]
-        found.extend(await _start_many(door, context, chunk))
+    for first in range(0, len(body.inputs), batch_chunk_starts_max):
+        requests = [
+            start_request(target, caller, bytes(json_input), None if key is None else f"{key}#{at}")
+            for at, json_input in enumerate(
+                body.inputs[first : first + batch_chunk_starts_max], first
+            )
+        ]
+        found.extend(await _start_many(door, context, requests))
     return Response(b'{"runs":[%b]}' % b",".join(found), status=202)
 
 
@@ -97,11 +95,15 @@ async def journal(door: Door, context: RequestContext, asked: Asked) -> Response
     query = reading.typed_query(shapes.JournalQuery, asked.query)
     entries = await door.handle.read_journal(context, run_id, query.from_offset, query.limit)
     next_offset = entries[-1].offset + 1 if entries else query.from_offset
-    return answers.json_response(
-        shapes.JournalAnswer(
-            entries=[entry_view(entry) for entry in entries], next_offset=next_offset
-        )
-    )
+    shown: list[shapes.EntryAnswer] = []
+    begun_us = door.clock.monotonic_us()
+    for entry in entries:
+        shown.append(entry_view(entry))
+        now_us = door.clock.monotonic_us()
+        if now_us > begun_us + loop_slice_us:
+            await trio.lowlevel.checkpoint()  # a large page is not the others' wait
+            begun_us = door.clock.monotonic_us()
+    return answers.json_response(shapes.JournalAnswer(entries=shown, next_offset=next_offset))
 
 
 async def why(door: Door, context: RequestContext, asked: Asked) -> Response:

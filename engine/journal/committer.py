@@ -113,7 +113,7 @@ class Committer:
 
     def raise_if_stopped(self) -> None:
         if self.stopped_by is not None:
-            raise type(self.stopped_by)(self.stopped_by.message, **self.stopped_by.details)
+            raise self.stopped_by.again()
         if self._is_closing:
             raise JournalClosed("the tenant's store is being closed; open it again")
 
@@ -311,8 +311,7 @@ class Committer:
             batches.append(batch)
         for failed in batches:
             for task in failed.waiters:
-                reason = type(error)(error.message, **error.details)
-                trio.lowlevel.reschedule(task, outcome.Error(reason))  # type: ignore[arg-type]
+                trio.lowlevel.reschedule(task, outcome.Error(error.again()))  # type: ignore[arg-type]
         self._room_lot.unpark_all()
         self._on_stop(error)
 

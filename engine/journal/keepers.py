@@ -6,17 +6,30 @@ All of one shape: an interval and a `run_once`. They hold no state of their own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from engine.base import limits
+from engine.base.clock import Clock
+from engine.config.settings import JournalSettings
+from engine.journal.tenant import TenantJournal
 
-if TYPE_CHECKING:
-    from engine.journal.tenants import Journal
+
+class Kept(Protocol):
+    """What the services need of the journal."""
+
+    settings: JournalSettings
+    clock: Clock
+
+    def open_tenants(self) -> list[TenantJournal]: ...
+
+    async def close_tenant(self, opened: TenantJournal, /) -> None: ...
+
+    async def wait_stopped(self) -> None: ...
 
 
-async def run_keepers(journal: Journal) -> None:
+async def run_keepers(journal: Kept) -> None:
     settings = journal.settings
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_every, settings.tenant_idle_close_s / 4, close_idle_tenants, journal)
@@ -26,14 +39,14 @@ async def run_keepers(journal: Journal) -> None:
 
 
 async def _every(
-    interval_s: float, run_once: Callable[[Journal], Awaitable[int]], journal: Journal
+    interval_s: float, run_once: Callable[[Kept], Awaitable[int]], journal: Kept
 ) -> None:
     while True:
         await trio.sleep(interval_s)
         await run_once(journal)
 
 
-async def _resume_stopped(journal: Journal) -> None:
+async def _resume_stopped(journal: Kept) -> None:
     """As long as some tenant is stopped; a journal in which all is well does not wake for it."""
     while True:
         await journal.wait_stopped()
@@ -42,7 +55,7 @@ async def _resume_stopped(journal: Journal) -> None:
             await resume_tenants(journal)
 
 
-async def close_idle_tenants(journal: Journal) -> int:
+async def close_idle_tenants(journal: Kept) -> int:
     """Close stores that nobody has used for a while; how many."""
     before_us = journal.clock.monotonic_us() - journal.settings.tenant_idle_close_s * 1_000_000
     closed = 0
@@ -53,7 +66,7 @@ async def close_idle_tenants(journal: Journal) -> int:
     return closed
 
 
-async def resume_tenants(journal: Journal) -> int:
+async def resume_tenants(journal: Kept) -> int:
     """Look whether tenants that stopped on a full disk can go on; how many did."""
     resumed = 0
     for opened in journal.open_tenants():
@@ -62,7 +75,7 @@ async def resume_tenants(journal: Journal) -> int:
     return resumed
 
 
-async def sync_tenants(journal: Journal) -> int:
+async def sync_tenants(journal: Kept) -> int:
     """The flush tick of durability mode `interval`; how many stores had something to sync."""
     synced = 0
     for opened in journal.open_tenants():

@@ -9,7 +9,7 @@ never read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -18,21 +18,38 @@ from engine.base.errors import LimitExceeded, MalformedRecord, OffsetTrimmed, Se
 from engine.base.ids import RunId, TenantId
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import decode_record, record_key
+from engine.journal.committer import Committer
 from engine.journal.layout import HEAD_TAG
 from engine.model.records import NewRecord, Record, RecordKind
 from engine.model.rows import RowValue
 from engine.model.runs import RunSummary
 
-if TYPE_CHECKING:
-    from engine.journal.tenant import TenantJournal
-
 Row = tuple[bytes, RowValue]
+
+
+class Owner(Protocol):
+    """What a view needs of the journal that its run is in."""
+
+    tenant_id: TenantId
+    committer: Committer
+
+    async def wait_until_writable(self, record_count: int = 1, byte_count: int = 0, /) -> None: ...
+
+    def values_of(self, run: RunId, begin: int, end: int, /) -> Iterator[bytes]: ...
+
+    def fold(self, run: RunId, head: SegmentHead, /) -> RunSummary: ...
+
+    async def barrier(self) -> None: ...
+
+    async def write_head(
+        self, head: SegmentHead, *, ranges: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None: ...
 
 
 class Segment:
     __slots__ = ("_head", "_tenant", "run_id", "tenant_id")
 
-    def __init__(self, tenant: TenantJournal, run: RunId, head: SegmentHead) -> None:
+    def __init__(self, tenant: Owner, run: RunId, head: SegmentHead) -> None:
         self.tenant_id: TenantId = tenant.tenant_id
         self.run_id = run
         self._tenant = tenant
@@ -152,9 +169,10 @@ class Segment:
         from_offset: int = 0,
         *,
         records_max: int = limits.read_page_records_max,
-        bytes_max: int = limits.read_page_bytes_max,
+        bytes_max: int | None = None,
     ) -> list[Record]:
         """Durable records from an offset on, at most a page of them; one at least, if there is."""
+        bytes_max = limits.read_page_bytes_max if bytes_max is None else bytes_max
         records: list[Record] = []
         page_bytes = 0
         for offset, value in enumerate(self.read_values(from_offset, records_max), from_offset):

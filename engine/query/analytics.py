@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine.base.moments import DAY_MS
 from engine.model.query import AnalyticsFilter, Window
-
-_DAY_MS: Final = 86_400_000
 
 _ENDED: Final = """
     completed_ms IS NOT NULL
@@ -129,7 +128,7 @@ def statement(name: str, chosen: AnalyticsFilter) -> tuple[str, dict[str, object
 
 def window(name: str, chosen: AnalyticsFilter) -> Window:
     """The days whose files are read. A parent may have ended the day before or after."""
-    slack_ms = _DAY_MS if name == "leaderboard" else 0
+    slack_ms = DAY_MS if name == "leaderboard" else 0
     return Window(
         None if chosen.from_ms is None else chosen.from_ms - slack_ms,
         None if chosen.to_ms is None else chosen.to_ms + slack_ms,

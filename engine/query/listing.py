@@ -16,10 +16,10 @@ from typing import Final
 
 from engine.base import limits
 from engine.base.ids import RunId, run_created_ms
+from engine.base.moments import DAY_MS
 from engine.model.views import RunFilter, RunPage, RunView
 
 _DAY: Final = re.compile(r"/day=(\d{4})-(\d{2})-(\d{2})/")
-_DAY_MS: Final = 86_400_000
 # The id of a batch is made like a run's: it begins with the time at which it was put together.
 _BATCH: Final = re.compile(r"-([0-9a-f]{12})[0-9a-f]{20}\.parquet$")
 
@@ -81,7 +81,7 @@ def _newest_ms(file: str) -> int:
     assert named is not None, f"{file} is not in the directory of a day"
     year, month, day = map(int, named.groups())
     since = datetime.date(year, month, day) - datetime.date(1970, 1, 1)
-    ended_ms = (since.days + 1) * _DAY_MS - 1
+    ended_ms = (since.days + 1) * DAY_MS - 1
     batch = _BATCH.search(file)
     if batch is not None:
         ended_ms = min(ended_ms, int(batch[1], 16))

@@ -28,6 +28,7 @@ from engine.config.query import QuerySettings
 from engine.query import messages, process
 from engine.query.ports import StoreAccess
 from engine.query.process import Answered, Hot, QueryProcess
+from engine.query.scratch import remove_abandoned, scratch_of_ours
 from engine.query.turns import Shares, Turns
 
 _log: Final = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class QueryPool:
                 if one.taken_bytes() > lane.prepared.data_bytes_max:
                     _log.warning("a query of tenant %s took too much memory", one.served)
                     one.end(too_large=True)
-            self._end_the_unused()
+            self.end_the_unused()
             if running:
                 await trio.sleep(limits.query_watch_ms / 1_000)
             else:
@@ -235,12 +236,16 @@ class QueryPool:
                 with trio.move_on_after(limits.query_process_idle_ms / 1_000):
                     await self._something_runs.wait()
 
-    def _end_the_unused(self) -> None:
+    def end_the_unused(self) -> None:
+        """Those that nobody has asked for long, but for one for lists."""
         until_us = self._clock.monotonic_us() - limits.query_process_idle_ms * 1_000
         for lane in (self.queries, self.lists):
-            for one in [one for one in lane.idle if one.is_ended or one.used_us < until_us]:
-                lane.idle.remove(one)
-                self._discard(lane, one)
+            # Whoever has listed will list again, and not wait for a process to be begun.
+            kept = lane.idle[-1:] if lane.is_for_lists else []
+            for one in lane.idle[:]:
+                if one.is_ended or (one.used_us < until_us and one not in kept):
+                    lane.idle.remove(one)
+                    self._discard(lane, one)
 
     def close(self) -> None:
         self._is_closed = True
@@ -295,10 +300,9 @@ def _identity(place: str) -> tuple[int, int] | None:
 async def open_pool(
     settings: QuerySettings, access: StoreAccess, clock: Clock = system_clock
 ) -> AsyncIterator[QueryPool]:
-    scratch = Path(
-        tempfile.mkdtemp(prefix="engine-query-", dir=settings.temporary_directory or None)
-    )
-    try:
+    folder = Path(settings.temporary_directory or tempfile.gettempdir())
+    await trio.to_thread.run_sync(remove_abandoned, folder)
+    with scratch_of_ours(folder) as scratch:
         async with trio.open_nursery() as nursery:
             pool = QueryPool(settings, access, nursery, scratch, clock)
             nursery.start_soon(pool.watch)
@@ -307,5 +311,3 @@ async def open_pool(
             finally:
                 pool.close()
                 nursery.cancel_scope.cancel()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+import trio
+
 from engine.base import limits
 from engine.base.errors import LimitExceeded, SegmentSealed
 from engine.base.ids import RunId, TenantId, run_id_text
@@ -56,17 +58,23 @@ class ArchivedSegment(Segment):
         from_offset: int = 0,
         *,
         records_max: int = limits.read_page_records_max,
-        bytes_max: int = limits.read_page_bytes_max,
+        bytes_max: int | None = None,
     ) -> list[Record]:
-        del bytes_max  # they are in memory whatever is read of them
         if records_max < 1:
             raise LimitExceeded("records_max must be at least 1", records_max=records_max)
-        return list(self._records[from_offset : from_offset + records_max])
+        left = limits.read_page_bytes_max if bytes_max is None else bytes_max
+        page: list[Record] = []
+        for record in self._records[from_offset : from_offset + records_max]:
+            left -= len(record.payload)
+            if page and left < 0:
+                break
+            page.append(record)
+        return page
 
     def read_values(
         self, from_offset: int = 0, records_max: int = limits.read_page_records_max
     ) -> Iterator[bytes]:
-        for record in self.read(from_offset, records_max=records_max):
+        for record in self._records[from_offset : from_offset + records_max]:
             yield encode_record(
                 record.kind, record.flags, record.offset, record.timestamp_us, record.payload
             )
@@ -84,10 +92,12 @@ class ArchivedSegment(Segment):
         )
 
 
-def archived_run(tenant: TenantId, run: RunId, records: Sequence[Record]) -> LiveRun:
+async def archived_run(tenant: TenantId, run: RunId, records: Sequence[Record]) -> LiveRun:
     """The run that these records, all of them, tell of."""
     state = RunState(run_id=run)
-    for record in records:
+    for count, record in enumerate(records, 1):
+        if count % limits.fold_records_max == 0:
+            await trio.lowlevel.checkpoint()  # a long history is not the others' wait
         payload = None if record.kind in UNREAD_KINDS else decode(record.kind, record.payload)
         apply(state, record.kind, payload, record.timestamp_us)
     return LiveRun(state, ArchivedSegment(tenant, run, records))

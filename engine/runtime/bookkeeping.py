@@ -38,6 +38,12 @@ class Lost(Effect, frozen=True):
     reason: str
 
 
+class LeftBehind(Effect, frozen=True):
+    """The worker that had the run has left in an orderly way."""
+
+    lease_epoch: int
+
+
 class Mingled(Effect, frozen=True):
     """The worker that had the run alone may have others too."""
 
@@ -208,6 +214,13 @@ def _pump(tenant: TenantRuntime, effect: Mingled) -> None:
     tenant.queues.pump_worker(effect.worker)
 
 
+def _hand_on(tenant: TenantRuntime, effect: LeftBehind) -> None:
+    live = tenant.live(RunId(effect.run_id))
+    if live is not None and live.lease is not None and live.lease.epoch == effect.lease_epoch:
+        live.lease = None
+        tenant.queues.add(live)
+
+
 def _take_back(tenant: TenantRuntime, effect: Lost) -> None:
     live = tenant.live(RunId(effect.run_id))
     if live is not None and live.lease is not None:
@@ -221,6 +234,7 @@ _BOOKKEEPERS: Final[dict[type[Effect], Callable[[TenantRuntime, Any], None]]] = 
     effects.StartChild: _started_before,
     effects.CancelChild: _cancel_child,
     effects.TellParent: _tell_parent,
+    LeftBehind: _hand_on,
     Lost: _take_back,
     Mingled: _pump,
 }

@@ -91,7 +91,7 @@ class Engine:
         """What the tenant's committer calls with the effects of a durable batch."""
 
         def release(effects: Sequence[object]) -> None:
-            runtime = self.roster.get(tenant)
+            runtime = self.roster.writing(tenant)
             if runtime is not None:  # one that could not be taken up has nobody to tell
                 perform_all(runtime, effects)
 

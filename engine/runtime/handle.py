@@ -214,7 +214,10 @@ class Handle:
 
     async def get_run(self, context: RequestContext, run: RunId) -> RunView:
         tenant = await self._engine.tenant(context.tenant_id)
-        return await self._read(tenant, run, run_view)
+        try:
+            return await run_view(await self._look(tenant, run))
+        except OffsetTrimmed:  # as in `_read`
+            return await run_view(await self._look(tenant, run))
 
     async def get_status(self, context: RequestContext, run: RunId) -> RunView:
         """What the run's state alone says: one row, however long its journal is."""

@@ -36,9 +36,12 @@ async def _page(
     views: list[RunView] = []
     last: RunId | None = None
     await trio.lowlevel.checkpoint()  # also where there is nothing to read
+    begun_us = tenant.clock.monotonic_us()
     for count, state in enumerate(newest_first, start=1):
-        if count % limits.list_rows_per_turn == 0:
+        now_us = tenant.clock.monotonic_us()
+        if count % limits.list_rows_per_turn == 0 or now_us > begun_us + limits.loop_slice_us:
             await trio.lowlevel.checkpoint()
+            begun_us = tenant.clock.monotonic_us()
         live = tenant.live(RunId(state.run_id))
         is_held = live is not None and live.lease is not None
         if not _matches(state, chosen, is_held=is_held):

@@ -100,13 +100,7 @@ def _pages(live: LiveRun, first_offset: int, end_offset: int) -> Iterator[list[J
     """Records from the disk, as many at a time as a frame may carry."""
     offset = first_offset
     while offset < end_offset:
-        page: list[JournalEntryBytes] = []
-        page_bytes = 0
-        for entry in _entries_between(live, offset, end_offset):
-            page_bytes += len(entry[1])
-            if page and page_bytes > limits.dispatch_page_bytes_max:
-                break
-            page.append(entry)
+        page = _entries_between(live, offset, end_offset)
         offset += len(page)
         yield page
 
@@ -115,7 +109,9 @@ def _entries_between(live: LiveRun, first_offset: int, end_offset: int) -> list[
     count = min(end_offset - first_offset, limits.dispatch_page_records_max)
     return [
         (int(record.kind), record.payload, record.offset, record.timestamp_us)
-        for record in live.segment.read(first_offset, records_max=count)
+        for record in live.segment.read(
+            first_offset, records_max=count, bytes_max=limits.dispatch_page_bytes_max
+        )
     ]
 
 

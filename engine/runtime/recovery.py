@@ -7,6 +7,7 @@ From the state rows alone. A run that cannot be read is reported and left out; t
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from engine.base.errors import EngineError
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 
-def recover(tenant: TenantRuntime) -> int:
-    """Take up every open run; how many there are. One after the other, so that there is memory for
-    any number; only who writes to an entity waits until it is known who had the turn."""
+def recover(tenant: TenantRuntime) -> Iterator[RunId]:
+    """Take up every open run. One after the other, so that there is memory for any number, and
+    others may have a turn in between; only who writes to an entity waits until it is known who had
+    the turn."""
     in_lines: list[LiveRun] = []
-    count = 0
     for key, row in tenant.journal.rows(open_run_key(b"")):
-        count += 1
         run = RunId(key[1:])
+        yield run
         try:
             live = _recover_run(tenant, decode_state(row))
         except EngineError as error:
@@ -51,7 +52,6 @@ def recover(tenant: TenantRuntime) -> int:
             tenant.enqueue_taken_up(live)
     for live in in_line(in_lines):
         tenant.enqueue_taken_up(live)
-    return count
 
 
 def _recover_run(tenant: TenantRuntime, state: RunState) -> LiveRun | None:

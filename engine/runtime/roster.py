@@ -79,6 +79,8 @@ class Roster:
         self._open: dict[TenantId, TenantRuntime] = {}
         # On their way to sleep: nobody is given them any more, but what is due is still done.
         self._leaving: dict[TenantId, TenantRuntime] = {}
+        # Being taken up: nobody is given them yet, and nothing is due for them.
+        self._opening: dict[TenantId, TenantRuntime] = {}
         self._refused: dict[TenantId, _Refusal] = {}
         self._lock = trio.Lock()
         self._sleeps = trio.Event()
@@ -88,6 +90,10 @@ class Roster:
     def get(self, tenant: TenantId) -> TenantRuntime | None:
         """The tenant's runtime as long as it lives, for what concerns its runs."""
         return self._open.get(tenant) or self._leaving.get(tenant)
+
+    def writing(self, tenant: TenantId) -> TenantRuntime | None:
+        """Whose commits these are, also while its runs are being taken up."""
+        return self.get(tenant) or self._opening.get(tenant)
 
     def open_tenants(self) -> list[TenantRuntime]:
         return list(self._open.values())
@@ -136,7 +142,7 @@ class Roster:
         refusal = self._refused.get(tenant)
         now_us = self._clock.monotonic_us()
         if refusal is not None and now_us - refusal.at_us < limits.tenant_retry_ms * 1_000:
-            raise type(refusal.error)(refusal.error.message, **refusal.error.details)
+            raise refusal.error.again()
         try:
             runtime = await self._take_up(tenant)
         except _PASSING:
@@ -161,7 +167,8 @@ class Roster:
                 clock=self._clock,
                 lease_ms=self._lease_ms,
             )
-            self.recovered_runs += runtime.recover()
+            self._opening[tenant] = runtime
+            await self._recover(runtime)
             journal.follower = runtime
             self._open[tenant] = runtime
             for follower in self._followers:
@@ -173,7 +180,19 @@ class Roster:
             _log.exception("tenant %s could not be taken up", tenant)
             await self._give_up(journal)
             raise TenantFailed.by(failure, "taking up the tenant") from failure
+        finally:
+            self._opening.pop(tenant, None)
         return runtime
+
+    async def _recover(self, runtime: TenantRuntime) -> None:
+        """A tenant of very many runs is not the others' wait."""
+        begun_us = self._clock.monotonic_us()
+        for _ in runtime.recover():
+            self.recovered_runs += 1
+            now_us = self._clock.monotonic_us()
+            if now_us > begun_us + limits.loop_slice_us:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                begun_us = self._clock.monotonic_us()
 
     async def _give_up(self, journal: TenantJournal) -> None:
         """What could not be taken up is closed, whatever was begun: the next try begins anew."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -41,7 +42,7 @@ from engine.model.records import NewRecord
 from engine.model.runs import RunStatus
 from engine.model.worker_frames import RevokeReason
 from engine.runtime import appending
-from engine.runtime.bookkeeping import NO_RUN, Books, Lost, Mingled, start_child
+from engine.runtime.bookkeeping import NO_RUN, Books, LeftBehind, Lost, Mingled, start_child
 from engine.runtime.live import Ending, Lease, LiveRun, RunEnded, ended_as, ending_of
 from engine.runtime.performing import Call, revoke_frame
 from engine.runtime.pools import Lease as HeldLease
@@ -374,11 +375,8 @@ class TenantRuntime:
     def hand_on(self, leases: Sequence[HeldLease]) -> None:
         """What a worker held that has left in an orderly way: as after a restart of the engine,
         nothing is written and nothing is held against the run."""
-        for held in leases:
-            live = self._runs.get(held.run_id)
-            if live is not None and live.lease is not None:
-                live.lease = None
-                self.queues.add(live)
+        self.books.owe([LeftBehind(held.run_id, held.lease_epoch) for held in leases])
+        self.books.settle()
 
     # ---- leaving memory ----
 
@@ -422,10 +420,11 @@ class TenantRuntime:
 
     # ---- stopping, resuming, resting ----
 
-    def recover(self) -> int:
-        """Take up every open run from the disk; how many there are."""
+    def recover(self) -> Iterator[RunId]:
+        """Take up every open run from the disk, one with each step. Nobody else may change the
+        tenant's runs before the last of them."""
         with self.books.held_back():  # what follows is done when all of them are there
-            return recover(self)
+            yield from recover(self)
 
     def stopped(self, error: EngineError) -> None:
         """Memory may be ahead of the disk: nothing of it counts any more."""
@@ -449,7 +448,7 @@ class TenantRuntime:
         """The journal writes again, from what is on the disk; so does the memory of the runs."""
         self._forget_everything("the journal of its tenant was stopped and goes on")
         try:
-            self.recover()
+            deque(self.recover(), maxlen=0)
         except Exception as failure:  # noqa: BLE001 - one tenant's defect stops that tenant
             self.failed_unexpectedly(failure, "taking up its runs")
 

@@ -82,7 +82,7 @@ class Tiers:
         archived = await self._of(tenant).lookup(run)
         if archived is None:
             return None
-        live = archived_run(tenant, run, archived.records)
+        live = await archived_run(tenant, run, archived.records)
         size = sum(limits.archived_record_bytes + len(one.payload) for one in archived.records)
         if size <= limits.archived_run_bytes_kept_max:
             self._found[tenant, run] = live

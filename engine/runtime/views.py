@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import trio
+
+from engine.base import limits
 from engine.base.ids import RunId, run_id_text
 from engine.core.held import OpenWait
 from engine.core.state import RunState
+from engine.ext.replay import RunFold
+from engine.journal.segment import Segment
 from engine.model.payloads import RunAccepted, WaitKind
 from engine.model.runs import ComponentKind, RunStatus, RunSummary
 from engine.model.views import (
@@ -19,11 +26,13 @@ from engine.runtime.live import LiveRun
 from engine.wire.journal import decode
 
 
-def run_view(live: LiveRun) -> RunView:
-    """Everything about one run: what its state says, and what its journal adds."""
-    summary = live.segment.fold() if live.segment.durable_offset else RunSummary()
+async def run_view(live: LiveRun) -> RunView:
+    """Everything about one run, as it is when this is called: what its state says, and what its
+    journal adds."""
+    state, brief = live.state, list_view(live.state, is_held=live.lease is not None)
+    waits = list(state.waits.values())
     accepted = _accepted(live)
-    brief = list_view(live.state, is_held=live.lease is not None)
+    summary = await _summary(live.segment)
     return RunView(
         **{name: getattr(brief, name) for name in RunView.__struct_fields__ if name not in _MORE},
         tool_calls=summary.tool_calls,
@@ -33,8 +42,27 @@ def run_view(live: LiveRun) -> RunView:
         cost_usd=summary.cost_usd,
         updated_ms=summary.updated_us // 1_000,
         prompt_version=accepted.prompt_version,
-        waits=tuple(_wait_view(wait) for wait in live.state.waits.values()),
+        waits=tuple(_wait_view(wait) for wait in waits),
     )
+
+
+async def _summary(segment: Segment) -> RunSummary:
+    """Of all that is durable now. Page by page, since a journal may be very long."""
+    fold, end_offset = RunFold(), segment.durable_offset
+    while fold.next_offset < end_offset:
+        await trio.lowlevel.checkpoint()
+        left = min(end_offset - fold.next_offset, limits.fold_records_max)
+        fold.feed_all(_page(segment.read_values(fold.next_offset, left)))
+    return fold.summary()
+
+
+def _page(values: Iterator[bytes]) -> Iterator[bytes]:
+    size = 0
+    for value in values:
+        yield value
+        size += len(value)
+        if size > limits.fold_bytes_max:
+            return
 
 
 _MORE = frozenset(

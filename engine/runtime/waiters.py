@@ -106,7 +106,7 @@ class Waiters:
             if waiter.ending is None:
                 self._leave(run, waiter)
         if waiter.failure is not None:
-            raise type(waiter.failure)(waiter.failure.message, **waiter.failure.details)
+            raise waiter.failure.again()
         assert waiter.ending is not None
         return waiter.ending
 

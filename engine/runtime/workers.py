@@ -54,9 +54,7 @@ def contained(
     on from its disk; the other tenants notice nothing."""
 
     @functools.wraps(method)
-    def call(
-        session: WorkerSession, /, *args: _Arguments.args, **named: _Arguments.kwargs
-    ) -> None:
+    def call(session: WorkerSession, /, *args: _Arguments.args, **named: _Arguments.kwargs) -> None:
         try:
             method(session, *args, **named)
         except EngineError:

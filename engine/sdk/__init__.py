@@ -12,16 +12,22 @@
 
     Worker("hello").run()
 
-Start reading at `context.py` (what a workflow can ask for), then `machine.py` (how it is replayed),
-then `session.py`. It knows the wire and the vocabulary of the engine, and nothing of its inside.
+Start reading at `authoring/context.py` (what a workflow can ask for), then `replay/machine.py` (how
+it is replayed), then `worker/session.py`; `client/` is a room of its own. It knows the wire and the
+vocabulary of the engine, and nothing of its inside.
 """
 
-from engine.sdk.async_client import AsyncClient
-from engine.sdk.children import ChildRun
-from engine.sdk.client import Client
-from engine.sdk.components import Component, EntityRef
-from engine.sdk.context import Context
-from engine.sdk.decorators import agent, entity, function, scorer, tool, workflow
+from engine.sdk.authoring.children import ChildRun
+from engine.sdk.authoring.components import Component, EntityRef
+from engine.sdk.authoring.context import Context
+from engine.sdk.authoring.decorators import agent, entity, function, scorer, tool, workflow
+from engine.sdk.authoring.registry import Registry
+from engine.sdk.authoring.retry import RetryPolicy
+from engine.sdk.authoring.step_context import StepContext
+from engine.sdk.client.async_client import AsyncClient
+from engine.sdk.client.client import Client
+from engine.sdk.client.query_result import QueryResult
+from engine.sdk.client.sse import Event
 from engine.sdk.errors import (
     ChildError,
     MissingPackage,
@@ -33,12 +39,7 @@ from engine.sdk.errors import (
     StepError,
     WaitTimedOut,
 )
-from engine.sdk.query_result import QueryResult
-from engine.sdk.registry import Registry
-from engine.sdk.retry import RetryPolicy
-from engine.sdk.sse import Event
-from engine.sdk.step_context import StepContext
-from engine.sdk.worker import Worker
+from engine.sdk.worker.worker import Worker
 
 __all__ = [
     "AsyncClient",

@@ -14,6 +14,7 @@ from engine.base.limits import (
     record_payload_bytes_max,
     stream_message_bytes_max,
 )
+from engine.base.limits import report_bytes_max as report_taken_bytes_max
 
 # One report is one transition of the run: how much of what is ready goes into it. How many entries
 # the engine takes, and how many children among them, is its to say.
@@ -44,6 +45,7 @@ outgoing_bytes_pause: Final = 8 * MIB
 
 # A worker.
 capacity_default: Final = 1_000
+runs_over_capacity_max: Final = 100
 threads_default: Final = 32
 register_timeout_s: Final = 10.0
 drain_timeout_s_default: Final = 30.0
@@ -62,6 +64,7 @@ journal_page_records: Final = 1_000
 query_timeout_s: Final = 300.0  # longer than the engine lets a query run
 archive_timeout_s: Final = 3_600.0  # a flush after an outage, or looking through all objects
 
+assert report_bytes_max <= report_taken_bytes_max, "what the engine takes of several entries"
 assert report_bytes_max + record_payload_bytes_max < stream_message_bytes_max
 assert value_bytes_max < record_payload_bytes_max
 assert park_linger_ms <= park_linger_ms_max

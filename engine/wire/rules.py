@@ -21,7 +21,6 @@ import msgspec
 from engine.base import limits
 from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.base.ids import RunId
-from engine.base.json_text import check_json
 from engine.ext.fields import read_fields
 from engine.model import payloads, worker_frames
 from engine.model.payloads import PAYLOAD_TYPES
@@ -29,8 +28,12 @@ from engine.model.records import RecordKind
 from engine.model.retry import wrong_in
 from engine.wire import codec, scan
 from engine.wire.generated.engine import v1
+from engine.wire.json_text import check_json
 
 _NUMBER, _TEXT, _DATA, _DOUBLE, _FLAG, _LIST = range(1, 7)  # as `read_fields` names them
+
+_VARINT_MAX: Final = 2**64 - 1
+_POLICY: Final = codec.shape_of(payloads.RetryPolicy, v1)
 
 RUN_ID_BYTES: Final = 16
 
@@ -288,11 +291,19 @@ def _read(struct_type: type[msgspec.Struct]) -> _Read:
     for number, field in shape.fields.items():
         table[number] = _sort_of(field)
     checks = tuple(
-        (number, field.name, rules[field.name])
+        (number, field.name, rule)
         for number, field in shape.fields.items()
-        if rules[field.name] is not anything
+        if (rule := _rule_of(field, rules[field.name])) is not anything
     )
     return _Read(bytes(table), checks)
+
+
+def _rule_of(field: codec.Field, rule: Rule) -> Rule:
+    """Where the table asks nothing of a number, it is at least one of its type: the reading of the
+    bytes takes 64 bits for each."""
+    if rule is anything and field.integer_max is not None and field.integer_max < _VARINT_MAX:
+        return up_to(field.integer_max)
+    return rule
 
 
 def _sort_of(field: codec.Field) -> int:
@@ -324,7 +335,7 @@ def _wrong_in(struct_type: type[msgspec.Struct], data: bytes) -> str | None:
 
 def _wrong_in_policy(data: bytes) -> str | None:
     try:
-        policy = codec.decode(codec.shape_of(payloads.RetryPolicy, v1), data)
+        policy = codec.decode(_POLICY, data)
     except ValueError as error:
         return str(error)
     assert isinstance(policy, payloads.RetryPolicy)
@@ -354,6 +365,13 @@ def check_report(entries: Sequence[tuple[int, bytes]]) -> None:
             f"a report of {size} bytes is over the limit of {limits.report_bytes_max}; report less "
             "at a time",
             length=size,
+        )
+    waits = [len(data) for kind, data in entries if kind == RecordKind.WAIT_CREATED]
+    if len(waits) > 1 and sum(waits) > limits.report_waits_bytes_max:
+        raise LimitExceeded(
+            f"a report whose waits have {sum(waits)} bytes is over the limit of "
+            f"{limits.report_waits_bytes_max}; report larger ones one at a time",
+            length=sum(waits),
         )
 
 

@@ -62,4 +62,5 @@ def test_however_long_and_alike_the_names_are(count: int, alphabet: str, length:
     def made() -> str:
         return "".join(dice.choices(alphabet, k=length))
 
-    assert best_ms(made(), sorted(made() for _ in range(count))) < 10
+    took_ms = best_ms(made(), sorted(made() for _ in range(count)))
+    assert took_ms < limits.loop_pass_us_max / 1_000

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from engine.archive.stores import open_store
-from engine.cli.archive_checks import check_archive, check_archiving
-from engine.cli.doctor import Check
+from engine.cli.checking.archive_checks import check_archive, check_archiving
+from engine.cli.checking.check import Check
 from engine.config.archive import ArchiveSettings
 from tests.cli.s3_server import s3_server
 from tests.cli.served import serving

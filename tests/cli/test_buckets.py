@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.base.errors import InvalidSettings
-from engine.cli.buckets import archive_in_s3, is_loopback
+from engine.cli.composing.buckets import archive_in_s3, is_loopback
 from engine.cli.main import engine
 from engine.config.archive import ArchiveSettings
 

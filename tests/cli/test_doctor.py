@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 from engine.base.clock import ManualClock
 from engine.base.limits import MIB
-from engine.cli import checks
-from engine.cli.doctor import EXTENSIONS, Check, Diagnosis, check_extensions, check_python
+from engine.cli.checking import checks
+from engine.cli.checking.check import Check
+from engine.cli.doctor import EXTENSIONS, Diagnosis, check_extensions, check_python
 from engine.cli.main import engine
 from engine.config.settings import ApiKey, AuthSettings, Settings
 from engine.coordinator.server import Address

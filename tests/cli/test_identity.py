@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.base.errors import Unauthorized
-from engine.cli.identity import Identity
+from engine.cli.composing.identity import Identity
 from engine.config.settings import ApiKey, AuthSettings
 from engine.coordinator.ports import Peer
 

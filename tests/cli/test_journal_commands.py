@@ -15,7 +15,7 @@ import trio
 
 import engine
 from engine.base.ids import run_id_text
-from engine.journal.inspect import VerifyReport, verify
+from engine.journal.upkeep.inspect import VerifyReport, verify
 from tests.faults.damage import flip, log_of
 from tests.faults.processes import ROOT
 from tests.journal.harness import ACME, OTHER, journal_at, run_number

@@ -42,8 +42,10 @@ def test_a_query_finds_what_ran_in_either_tier(runtime: Running, client: Client,
     expected = [("fail", "FAILED", 1, 0), ("greet", "COMPLETED", 2, 2)]
     assert client.query(sql).rows == expected
     assert "ended runs" in said(runtime, "archive", "status")
-    assert " runs in " in said(runtime, "archive", "flush")
-    assert client.archive_status().waiting_runs == 0
+    said(runtime, "archive", "flush")  # perhaps of nothing: the runtime does it by itself as well
+    archived = client.archive_status()
+    assert archived.archived_runs >= 3
+    assert archived.waiting_runs == 0
     assert client.query(sql).rows == expected
     assert said(runtime, "archive", "verify").startswith("as they must be: ")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.cli import readable
+from engine.cli.showing import readable
 from engine.model.records import RecordKind
 from engine.model.views import WaitView
 

@@ -25,6 +25,7 @@ class Session:
         self.runtime = runtime
         self.worker = worker
         self.heartbeats = 0
+        self.reports = 0
         self.emitted: list[tuple[bytes, str, bytes]] = []
         self.emitting: Callable[[], None] = lambda: None
         self.disconnects = 0
@@ -39,6 +40,7 @@ class Session:
     def report(
         self, run_id: bytes, lease_epoch: int, sequence: int, entries: Sequence[Entry]
     ) -> None:
+        self.reports += 1
         self.runtime.busy_calls += self.runtime.is_busy
         if self.runtime.is_busy:
             raise JournalBusy("no room")

@@ -274,22 +274,18 @@ async def goes_on(runtime: PlainRuntime, worker: DialedWorker, run: RunId) -> No
     assert (await worker.receive())[:2] == ("ack", run)
 
 
-async def test_a_worker_that_brings_a_defect_about_again_and_again_ends_its_own_streams(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_worker_whose_registration_meets_a_defect_ends_its_own_stream() -> None:
     runtime = Broken()
     async with serving(runtime) as (address, coordinator), dialed(address) as other:
         await other.register("order", worker_id="other")
-        for _ in range(30):
+        for _ in range(2):
             async with dialed(address) as poisoner:
                 await poisoner.send(register_frame(token=POISONED))
                 refused = await poisoner.refusal()
                 assert (refused.code, refused.fatal) == ("internal_error", True)
                 assert await poisoner.receive() is None
         await goes_on(runtime, other, RUN)
-        assert coordinator.defects.count == 30
-    told = [record for record in caplog.records if record.exc_info]
-    assert 1 <= len(told) < 15, "the log is not the worker's to fill"
+        assert coordinator.defects.count == 1, "the second time it was not let in"
 
 
 @pytest.mark.parametrize("method", ["report", "emit", "heartbeat", "drain"])

@@ -90,7 +90,7 @@ async def test_a_second_registration_ends_the_session() -> None:
     async with serving(runtime) as (address, _), dialed(address) as worker:
         await worker.register()
         await worker.send(register_frame())
-        assert "registered as worker 'w1' already" in (await worker.refusal()).message
+        assert "this stream is registered already" in (await worker.refusal()).message
         assert runtime.sessions[0].disconnects == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.processes import Processes, processes
@@ -81,3 +83,18 @@ def test_the_worker_is_started_anew_when_it_dies(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGKILL)
         running.wait_until(lambda: children_of(dev) not in ([], [worker]), "another worker")
         assert running.output_of(running.submit("tally", 3, "tally")) == 3
+
+
+def test_a_runtime_says_how_long_its_loop_is_held(tmp_path: Path) -> None:
+    with processes(tmp_path) as running:
+        running.start_runtime()
+        url = f"http://{running.http}/metrics"
+        said = httpx.get(url).text
+    figures = dict(re.findall(r"^(engine_loop_\w+) ([\d.]+)$", said, re.MULTILINE))
+    assert set(figures) == {
+        "engine_loop_pass_seconds_max",
+        "engine_loop_passes_total",
+        "engine_loop_passes_long_total",
+    }
+    assert float(figures["engine_loop_pass_seconds_max"]) > 0
+    assert float(figures["engine_loop_passes_total"]) > 0

@@ -21,7 +21,7 @@ from engine.model.worker_frames import (
     Revoke,
     RevokeReason,
 )
-from engine.sdk.transport import Connection, parse_endpoint
+from engine.sdk.worker.transport import Connection, parse_endpoint
 from engine.wire import worker as wire
 from engine.wire.journal import encode, kind_of
 from tests.e2e.marks import Marks

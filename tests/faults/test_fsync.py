@@ -165,7 +165,10 @@ def test_interval_syncs_at_most_once_in_an_interval(traced: Callable[[str], Trac
     # The tick is timed where it begins, the sync where the kernel sees it, a moment later.
     assert all(gap_s > 0.5 * FLUSH_INTERVAL_MS / 1_000 for gap_s in gaps_s), gaps_s
     assert disk.synced >= EVERYTHING, "the last tick left something out"
-    assert run.statistics.syncs == len(began_s)
+    # A batch that was being written when its tick came may have been carried by that very sync; the
+    # next tick then finds nothing to write.
+    traced_s = run.acknowledging()[-1][0].began_s - run.acknowledging()[0][0].began_s
+    assert len(began_s) <= run.statistics.syncs <= traced_s / (FLUSH_INTERVAL_MS / 1_000) + 1
 
 
 def test_os_never_syncs_for_an_acknowledgement(traced: Callable[[str], Traced]) -> None:

@@ -180,15 +180,16 @@ async def test_an_unknown_wait(connect: Connect) -> None:
     ("body", "line", "column", "said"),
     [
         (b'{"a":1,}', 1, 8, "property name"),
-        (b'{\n "a": tru\n}', 2, 7, "expecting value"),
+        (b'{\n "a": tru\n}', 2, 10, "expecting value"),
         ('{"ä":'.encode(), 1, 6, "expecting value"),
         (b'{"a":"\xff"}', 1, 7, "not UTF-8"),
         (b"{}{}", 1, 3, "extra data"),
-        (b"[NaN]", 1, 2, "invalid character"),
-        (b'"\\ud800"', 1, 9, "truncated"),
-        (b"[" * 100_000, 1, 1, "nested too deeply"),
-        (b"[" * 200_000, 1, 1, "nested too deeply"),
-        (b"[" + b"{},\n" * 300_000 + b"]", 300_001, 1, "trailing comma"),
+        (b"[NaN]", 1, 2, "expecting value"),
+        (b'"\\ud800"', 1, 8, "half of a pair of surrogates"),
+        (b"1e999", 1, 5, "out of range"),
+        (b"[" * 100_000, 1, 513, "nested too deeply"),
+        (b"[" + b"{},\n" * 300_000 + b"]", 300_001, 1, "expecting value"),
+        (b"1" * 5_000, 1, 1, "a number has more than"),
     ],
 )
 async def test_malformed_json_says_where(
@@ -202,8 +203,8 @@ async def test_malformed_json_says_where(
     assert f"line {line} column {column}" in answer.json["detail"]
 
 
-@pytest.mark.parametrize("body", [b"1e999", b"-1e999", b"1" * 5_000, b'{"a":[1E+400]}'])
-async def test_a_number_of_any_size_is_json_and_passed_on(connect: Connect, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"1e308", b"-1e-999", b"1" * 4_000, b'{"a":[1E+300]}'])
+async def test_a_number_is_passed_on_as_it_was_written(connect: Connect, body: bytes) -> None:
     async with connect() as client:
         answer = await client.ask("POST", RUN_ECHO, body)
     assert answer.status == 200

@@ -20,17 +20,17 @@ from engine.base.clock import ManualClock
 from engine.base.errors import BackupInvalid, StorageFailed
 from engine.base.ids import TenantId
 from engine.base.limits import MIB
-from engine.journal import backup as backups
-from engine.journal.backup import (
+from engine.journal.layout import store_path, system_path
+from engine.journal.system import SystemStore
+from engine.journal.tenants import Journal
+from engine.journal.upkeep import backup as backups
+from engine.journal.upkeep.backup import (
     MANIFEST_NAME,
     BackupManifest,
     read_manifest,
     restore_backup,
     write_backup,
 )
-from engine.journal.layout import store_path, system_path
-from engine.journal.system import SystemStore
-from engine.journal.tenants import Journal
 from engine.model.payloads import SignalReceived
 from engine.model.records import RecordKind
 from engine.wire import journal as wire
@@ -243,7 +243,7 @@ import os, signal, sys
 from pathlib import Path
 import trio
 from engine.config.settings import JournalSettings
-from engine.journal import backup
+from engine.journal.upkeep import backup
 from engine.journal.tenants import open_journal
 
 real = getattr(backup, sys.argv[1])

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from engine.base.ids import TenantId
-from engine.journal.backup import restore_backup, write_backup
 from engine.journal.directory import DataDirectory
+from engine.journal.upkeep.backup import restore_backup, write_backup
 from tests.journal.harness import journal_at
 
 

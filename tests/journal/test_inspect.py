@@ -16,9 +16,16 @@ from engine.base.errors import InvalidSettings, MalformedRecord, StorageDamaged,
 from engine.base.ids import RunId, TenantId, run_id_text
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import encode_record, record_key
-from engine.journal.inspect import StoreReport, dump, stats, verify, verify_store, verify_tenant
 from engine.journal.layout import encode_head, head_key, open_run_key, run_key, system_path
 from engine.journal.store import OpenMode, Store
+from engine.journal.upkeep.inspect import (
+    StoreReport,
+    dump,
+    stats,
+    verify,
+    verify_store,
+    verify_tenant,
+)
 from engine.model.payloads import RunAccepted, StepCompleted
 from engine.model.records import RecordKind
 from engine.model.runs import RunSummary

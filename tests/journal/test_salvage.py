@@ -22,8 +22,6 @@ from engine.base.ids import RunId, TenantId, run_id_text
 from engine.ext.append import SegmentHead
 from engine.ext.offsets import record_key
 from engine.ext.replay import RunFold
-from engine.journal import salvage as salvaging
-from engine.journal.inspect import verify
 from engine.journal.layout import (
     decode_head,
     encode_head,
@@ -33,9 +31,11 @@ from engine.journal.layout import (
     system_path,
 )
 from engine.journal.logfile import HEADER_BYTES
-from engine.journal.salvage import SalvageReport, salvage
 from engine.journal.store import OpenMode, Store
 from engine.journal.system import SystemStore
+from engine.journal.upkeep import salvage as salvaging
+from engine.journal.upkeep.inspect import verify
+from engine.journal.upkeep.salvage import SalvageReport, salvage
 from engine.journal.wal import check_wal, salvaged_path
 from engine.model.records import RecordKind
 from engine.model.runs import RunSummary

@@ -112,9 +112,7 @@ def test_any_numbers_give_a_delay_within_its_bounds(
 
 
 def decide(of: RetryRule, error: Error, attempt: int = 1) -> RetryAt | GiveUp:
-    return decide_retry(
-        of, error, attempt=attempt, first_started_ms=1_000, now_ms=2_000, seed=SEED
-    )
+    return decide_retry(of, error, attempt=attempt, first_started_ms=1_000, now_ms=2_000, seed=SEED)
 
 
 def test_when_to_try_again() -> None:

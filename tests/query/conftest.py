@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.archive.interchange import stream_of
+from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.config.query import QuerySettings
 from engine.query.child.database import Databases
@@ -25,6 +26,13 @@ class Reports(list[tuple[str, str, str]]):
 
     def __call__(self, tenant: str, file: str, reason: str) -> None:
         self.append((tenant, file, reason))
+
+
+@pytest.fixture(autouse=True)
+def processes_are_not_nice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no engine here that comes first, but other tests beside these. That they step back
+    is shown in `test_confinement.py`, which says itself how far."""
+    monkeypatch.setattr(limits, "query_niceness", 0)
 
 
 @pytest.fixture

@@ -133,7 +133,10 @@ async def test_every_bomb_is_refused_in_time_and_harms_nobody(lake: Lake) -> Non
 
 
 def test_the_engine_does_not_load_the_driver() -> None:
-    code = "import engine.cli.serving, engine.cli.tiers, sys; sys.exit('duckdb' in sys.modules)"
+    code = (
+        "import engine.cli.composing.serving, engine.cli.composing.tiers, sys; "
+        "sys.exit('duckdb' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -3,36 +3,56 @@ carried out there is what somebody would who had taken the process over."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from engine.config.query import QuerySettings
+from engine.query import process
 from engine.query.child.confinement import walls_possible
+from engine.query.messages import Prepare
+from engine.query.ports import StoreAccess
 
+# Each attempt in a process of its own, behind walls of its own, and all of them begun by one: what
+# they have to load is loaded once.
 INSIDE = """
-import ctypes, os, resource, socket, sys
+import ctypes, json, os, resource, socket, sys, threading
 from pathlib import Path
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.query.child import confinement
 from engine.query.messages import Prepare
 from engine.query.ports import StoreAccess
-root, scratch = {root!r}, {scratch!r}
+root, scratch = sys.argv[1:3]
 prepared = Prepare(settings=QuerySettings(), access=StoreAccess(root=root), scratch=scratch,
                    niceness=5, data_bytes_max=512 * 2**20)
 parent = os.getppid()
-confinement.confine_process(prepared)
-confinement.confine_to(TenantId("acme"), prepared)
-def attempt():
-{attempt}
-try:
-    attempt()
-except (OSError, MemoryError, ValueError, ChildProcessError) as error:
-    os.write(1, b"refused")
-    os._exit(0)
-os._exit(7)
+
+def carry_out(attempt, said):
+    confinement.confine_process(prepared)
+    confinement.confine_to(TenantId("acme"), prepared)
+    try:
+        exec(attempt)
+    except (OSError, MemoryError, ValueError, ChildProcessError):
+        os.write(said, b"refused")
+    else:
+        os.write(said, b"carried out")
+
+for attempt in json.load(sys.stdin):
+    read, write = os.pipe()
+    if not os.fork():
+        try:
+            carry_out(attempt, write)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        print(json.dumps([attempt, said.read().decode()]), flush=True)
+    os.wait()
 """
 
 LANDLOCK = {
@@ -66,33 +86,63 @@ ATTEMPTS = {
 }
 
 
-def carried_out(tmp_path: Path, attempt: str) -> bytes:
-    root, scratch = tmp_path / "archive", tmp_path / "scratch"
+ALLOWED = (
+    "Path(root, 'runs/tenant=acme/a').read_bytes()",
+    "Path(scratch, 'x').write_bytes(b'x')",
+    "threading.Thread(target=int).start()",
+)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("confined")
+    root, scratch = folder / "archive", folder / "scratch"
     scratch.mkdir()
     for tenant in ("acme", "umbra"):
         (root / f"runs/tenant={tenant}").mkdir(parents=True)
         (root / f"runs/tenant={tenant}/a").write_bytes(b"a secret")
-    code = INSIDE.format(root=str(root), scratch=str(scratch), attempt=f"    {attempt}")
-    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
-    assert ended.returncode in (0, 7), ended.stderr
-    return ended.stdout
+    ended = subprocess.run(
+        [sys.executable, "-c", INSIDE, str(root), str(scratch)],
+        input=json.dumps([*ATTEMPTS.values(), *ALLOWED]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(line) for line in ended.stdout.splitlines() if line.startswith("["))
 
 
 @pytest.mark.parametrize("attempt", list(ATTEMPTS.values()), ids=list(ATTEMPTS))
-def test_what_a_query_has_no_use_for_is_refused_by_the_kernel(tmp_path: Path, attempt: str) -> None:
-    assert carried_out(tmp_path, attempt) == b"refused"
+def test_what_a_query_has_no_use_for_is_refused_by_the_kernel(
+    outcomes: dict[str, str], attempt: str
+) -> None:
+    assert outcomes[attempt] == "refused"
 
 
-@pytest.mark.parametrize(
-    "allowed",
-    [
-        "Path(root, 'runs/tenant=acme/a').read_bytes()",
-        "Path(scratch, 'x').write_bytes(b'x')",
-        "__import__('threading').Thread(target=int).start()",
-    ],
-)
-def test_what_it_needs_is_not(tmp_path: Path, allowed: str) -> None:
-    assert carried_out(tmp_path, allowed) == b""
+@pytest.mark.parametrize("allowed", ALLOWED)
+def test_what_it_needs_is_not(outcomes: dict[str, str], allowed: str) -> None:
+    assert outcomes[allowed] == "carried out"
+
+
+async def test_it_steps_back_behind_the_engine(tmp_path: Path) -> None:
+    """By itself, and as a session: a kernel that shares the processors among sessions first would
+    give it as much as the engine has, however nice it is."""
+    begun = process.begin(tmp_path / "scratch")
+    try:
+        prepared = Prepare(
+            settings=QuerySettings(),
+            access=StoreAccess(root=str(tmp_path)),
+            scratch=str(tmp_path / "scratch"),
+            niceness=11,
+            data_bytes_max=2**29,
+        )
+        await begun.prepare(prepared)
+        assert os.getpriority(os.PRIO_PROCESS, begun.pid) == 11
+        group, ours = map(_group, (begun.pid, os.getpid()))
+        if group:
+            assert group.endswith(" nice 11\n")
+            assert group != ours
+    finally:
+        await begun.aclose()
 
 
 def test_it_ends_with_the_engine(tmp_path: Path) -> None:
@@ -119,6 +169,14 @@ trio.run(main)
         if not Path(f"/proc/{pid}/cmdline").exists() or not _command(pid):
             return
     raise AssertionError(f"process {pid} is still there")
+
+
+def _group(pid: int) -> str:
+    """ "" where the kernel has none."""
+    try:
+        return Path(f"/proc/{pid}/autogroup").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
 
 
 def _command(pid: int) -> bytes:

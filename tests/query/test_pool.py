@@ -12,6 +12,8 @@ import msgspec
 import pytest
 import trio
 
+from engine.base import limits
+from engine.base.clock import ManualClock
 from engine.base.errors import EngineError, InvalidSettings, QueryBusy, QueryTimeout, QueryTooLarge
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
@@ -146,6 +148,20 @@ async def test_lists_do_not_wait_for_queries(tmp_path: Path) -> None:
         with trio.fail_after(30):
             async with pool.use(TENANT, pool.lists) as turn:
                 assert turn.process.tenant is None
+
+
+async def test_one_process_of_lists_stays_however_long_nobody_lists(tmp_path: Path) -> None:
+    """So that who lists after a pause waits for the page alone."""
+    clock = ManualClock()
+    settings, access = QuerySettings(), StoreAccess(root=str(tmp_path))
+    async with open_pool(settings, access, clock) as pool:
+        async with pool.use(TENANT, pool.lists), pool.use(OTHER, pool.lists), pool.use(TENANT):
+            pass
+        assert pool.statistics().open == 3
+        clock.advance_us(limits.query_process_idle_ms * 2_000)
+        pool.end_the_unused()
+        assert len(pool.lists.processes) == 1
+        assert not pool.queries.processes
 
 
 async def test_the_process_of_lists_runs_no_sql_of_users(tmp_path: Path) -> None:

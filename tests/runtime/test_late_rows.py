@@ -11,8 +11,8 @@ from engine.base import limits
 from engine.base.ids import RunId
 from engine.core.state import RunState, decode_state, encode_state
 from engine.ext.append import PendingBatch, PendingQueue
-from engine.journal.inspect import verify
 from engine.journal.layout import open_run_key
+from engine.journal.upkeep.inspect import verify
 from engine.model.commands import SendSignal
 from engine.model.rows import LateRow
 from engine.runtime import appending

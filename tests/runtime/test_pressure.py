@@ -209,7 +209,7 @@ async def test_an_ending_that_no_parent_could_be_told_fails_the_run(
     started = await handle.start(CONTEXT, request())
     held = await worker.wait_held(started.run_id)
     if ended == "output":
-        worker.report(held, RunCompleted(output=b"1" * (limits.output_bytes_max + 1)))
+        worker.report(held, RunCompleted(output=b'"%b"' % (b"1" * limits.output_bytes_max)))
     else:
         error = Error(code="x", message="m" * (limits.error_bytes_max + 1), non_retryable=True)
         worker.report(held, RunFailed(error=error))
@@ -227,7 +227,7 @@ async def test_the_largest_output_reaches_the_parent(handle: Handle) -> None:
     worker.report(held, child(parent.run_id, 1), wait)
     working = await worker.wait_held(child_run_id(parent.run_id, 1))
     del worker.held[parent.run_id]
-    worker.report(working, RunCompleted(output=b"1" * limits.output_bytes_max))
+    worker.report(working, RunCompleted(output=b'"%b"' % (b"1" * (limits.output_bytes_max - 2))))
     with trio.fail_after(20):
         woken = await worker.wait_held(parent.run_id)
     assert RecordKind.WAIT_RESOLVED in [kind for kind, _ in woken.journal]

@@ -15,7 +15,7 @@ from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, OffsetTrimmed, StorageDamaged, UnknownRun
 from engine.base.ids import RunId, child_run_id
-from engine.cli.tiers import open_tiers
+from engine.cli.composing.tiers import open_tiers
 from engine.config.archive import ArchiveSettings
 from engine.config.settings import JournalSettings, Settings
 from engine.journal.layout import open_run_key
@@ -251,7 +251,7 @@ async def test_a_short_journal_of_large_outputs_is_dispatched_in_pages(handle: H
 async def test_what_a_report_is_answered_is_delivered_in_pages(
     handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "dispatch_page_records_max", 300)
+    monkeypatch.setattr(limits, "dispatch_page_records_max", 200)
     worker = MeasuringWorker()
     await worker.connect(handle, TENANT, "checkout")
     held = await worker.wait_held((await handle.start(CONTEXT, request())).run_id)

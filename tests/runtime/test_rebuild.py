@@ -10,11 +10,11 @@ import trio
 from engine.base.ids import RunId, run_id_text
 from engine.config.settings import JournalSettings
 from engine.ext.offsets import encode_record, record_key
-from engine.journal.inspect import verify
 from engine.journal.layout import open_run_key, run_key, store_path
-from engine.journal.readable import STATE_TAGS
-from engine.journal.salvage import salvage
 from engine.journal.store import OpenMode, Store
+from engine.journal.upkeep.inspect import verify
+from engine.journal.upkeep.readable import STATE_TAGS
+from engine.journal.upkeep.salvage import salvage
 from engine.model.payloads import (
     Error,
     Payload,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from engine.base.clock import Clock, system_clock
-from engine.cli.tiers import open_tiers
+from engine.cli.composing.tiers import open_tiers
 from engine.config.archive import ArchiveSettings
 from engine.config.settings import Settings
 from engine.model.payloads import RunCompleted, StepCompleted

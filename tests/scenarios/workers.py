@@ -16,8 +16,8 @@ from engine.model.runs import ComponentKind
 from engine.model.worker_frames import Component, Refused, Register, Revoke
 from engine.runtime.handle import Handle
 from engine.sdk import Context, function, workflow
-from engine.sdk.registry import Registry
-from engine.sdk.session import Session
+from engine.sdk.authoring.registry import Registry
+from engine.sdk.worker.session import Session
 from engine.wire.worker import decode_engine_frame
 from tests.runtime.worker import DEPLOYMENT, Held, ScriptedWorker
 from tests.sdk.bench_host import ManualHost

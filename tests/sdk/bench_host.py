@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from engine.base.clock import ManualClock
-from engine.sdk.hosts import Done
-from engine.sdk.jobs import Job
-from engine.sdk.loop import ScriptLoop
-from engine.sdk.registry import AnyComponent, Registry
-from engine.sdk.session import Session
-from engine.sdk.transport import script_is_running
+from engine.model.worker_frames import Registered
+from engine.sdk.authoring.registry import AnyComponent, Registry
+from engine.sdk.replay.loop import ScriptLoop
+from engine.sdk.worker.hosts import Done
+from engine.sdk.worker.jobs import Job
+from engine.sdk.worker.session import Session
+from engine.sdk.worker.transport import script_is_running
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 
 
@@ -116,6 +117,7 @@ class BenchWorker:
             return self.hosts[0]
 
         self.session = Session(self.registry, self.engine.clock, wake=lambda: None, host=make_host)
+        self.session.registered = Registered()
 
     @property
     def host(self) -> ManualHost:

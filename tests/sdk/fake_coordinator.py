@@ -119,12 +119,18 @@ class FakeCoordinator:
 @asynccontextmanager
 async def coordinating() -> AsyncIterator[FakeCoordinator]:
     coordinator = FakeCoordinator()
+    async with listening(coordinator):
+        yield coordinator
+
+
+@asynccontextmanager
+async def listening(coordinator: FakeCoordinator) -> AsyncIterator[None]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server([coordinator], codec=BytesCodec())
     await server.start(sock=listener)
     coordinator.address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        yield coordinator
+        yield
     finally:
         coordinator.cut()
         server.close()

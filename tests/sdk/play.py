@@ -31,10 +31,10 @@ from engine.model.payloads import (
 )
 from engine.model.records import RecordKind
 from engine.model.runs import RunStatus
-from engine.sdk.entries import StepTry
-from engine.sdk.history import Entry
-from engine.sdk.machine import Machine, Turn
-from engine.sdk.operations import (
+from engine.sdk.replay.entries import StepTry
+from engine.sdk.replay.history import Entry
+from engine.sdk.replay.machine import Machine, Turn
+from engine.sdk.replay.operations import (
     Operation,
     Raised,
     ReportUsage,

@@ -12,7 +12,7 @@ import pytest
 from engine.base.errors import LimitExceeded
 from engine.model.payloads import StateScope
 from engine.sdk import Context, StepError, limits, workflow
-from engine.sdk.paths import branch_number, operation_count, position_of
+from engine.sdk.replay.paths import branch_number, operation_count, position_of
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 from tests.sdk.play import Play, step
@@ -220,7 +220,7 @@ def test_each_branch_counts_for_itself() -> None:
 
 
 def test_two_branches_with_one_number_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.sdk.positions._number_of", lambda path: 2**33 - 1)
+    monkeypatch.setattr("engine.sdk.replay.positions._number_of", lambda path: 2**33 - 1)
     play = Play()
     positions = [play.machine.ask(step("s"), branch=path) for path in ("1.1", "2.1", "1.1")]
     assert len({*positions}) == 3

@@ -11,7 +11,7 @@ import pytest
 from engine.model.payloads import StepCompleted
 from engine.model.runs import RunStatus
 from engine.sdk import Context, StepError, function, workflow
-from engine.sdk.paths import position_of
+from engine.sdk.replay.paths import position_of
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 

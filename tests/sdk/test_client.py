@@ -22,7 +22,7 @@ from engine.base.errors import (
     UnknownRun,
 )
 from engine.sdk import AsyncClient, Client, Context, RunFailed, function, limits, workflow
-from engine.sdk.client import Deadline
+from engine.sdk.client.client import Deadline
 from engine.sdk.errors import ConnectionLost
 from tests.sdk.fake_gateway import FakeGateway, serving
 

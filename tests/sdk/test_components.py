@@ -26,9 +26,9 @@ from engine.sdk import (
     tool,
     workflow,
 )
-from engine.sdk.components import is_async
+from engine.sdk.authoring.components import is_async
+from engine.sdk.authoring.registry import declared
 from engine.sdk.errors import InvalidComponent
-from engine.sdk.registry import declared
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from engine.base.limits import key_length_max
 from engine.model.payloads import ChildMode, ChildStarted
 from engine.sdk import Context, EntityRef, agent, entity, function
 from engine.sdk.errors import InvalidComponent
-from engine.sdk.operations import Child
+from engine.sdk.replay.operations import Child
 from tests.sdk.flows import nothing_ran, of
 from tests.sdk.play import Play
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.sdk.errors import NotInWorkflow
-from engine.sdk.loop import ScriptLoop
+from engine.sdk.replay.loop import ScriptLoop
 from tests.sdk.on_asyncio import on_asyncio
 
 

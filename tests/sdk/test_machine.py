@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from engine.base import limits
 from engine.base.ids import child_run_id
 from engine.model.payloads import (
     ChildMode,
@@ -13,8 +16,8 @@ from engine.model.payloads import (
     StepFailed,
     UsageReported,
 )
-from engine.sdk.machine import Machine
-from engine.sdk.operations import ChangeState, Child, ReportUsage
+from engine.sdk.replay.machine import Machine
+from engine.sdk.replay.operations import ChangeState, Child, ReportUsage
 from engine.wire import journal
 from tests.sdk.play import NOW_MS, RUN, Play, signal_go, sleep_10_s, step
 
@@ -198,10 +201,13 @@ def test_a_large_report_is_cut_into_several() -> None:
     assert len(play.resumes()) == 1_000
     play.ask(step("after all"))
     lines = play.settle()
-    assert [line.split(":")[0] for line in lines] == ["report 1", "report 2"]
-    play.acknowledge(1)
-    assert play.settle() == []
-    play.acknowledge(2)
+    count = math.ceil(1_000 / limits.report_entries_max)
+    assert count > 1
+    assert [line.split(":")[0] for line in lines] == [f"report {n + 1}" for n in range(count)]
+    for number in range(1, count):
+        play.acknowledge(number)
+        assert play.settle() == []
+    play.acknowledge(count)
     assert play.settle() == ["begin 1001"]
 
 

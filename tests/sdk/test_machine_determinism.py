@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from engine.model.payloads import ChildMode, WaitKind
-from engine.sdk.operations import ChangeState, Child, Operation, ReportUsage, Wait
+from engine.sdk.replay.operations import ChangeState, Child, Operation, ReportUsage, Wait
 from tests.sdk.play import Play, signal_go, sleep_10_s, step
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.model.payloads import ChildMode, WaitCreated, WaitKind, WaitOutcome, WaitResolved
-from engine.sdk.operations import Child, Wait
+from engine.sdk.replay.operations import Child, Wait
 from engine.wire import journal
 from tests.sdk.play import NOW_MS, Play, signal_go, sleep_10_s, sleep_50_ms, step
 

@@ -12,7 +12,7 @@ import pytest
 
 from engine.base.errors import InvalidQuery
 from engine.sdk import Client, MissingPackage, QueryResult
-from engine.sdk.query_result import QueryBytes
+from engine.sdk.client.query_result import QueryBytes
 from tests.sdk.fake_gateway import FakeGateway, serving
 from tests.sdk.test_client import Ask, asking
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import MalformedRecord
 from engine.model.payloads import PAYLOAD_TYPES, Error, Payload, RetryPolicy, StepCompleted
-from engine.sdk import records
+from engine.sdk.replay import records
 from engine.wire import journal
 
 U64 = st.one_of(

@@ -6,7 +6,7 @@ import pytest
 
 from engine.model.payloads import Error, RetryKind
 from engine.sdk import NonRetryable, RetryPolicy
-from engine.sdk.retry import next_try_ms
+from engine.sdk.authoring.retry import next_try_ms
 
 SEED = b"a run/3"
 

@@ -10,11 +10,15 @@ import pytest
 from engine.base.errors import DuplicateComponent, EngineError, StaleFence
 from engine.base.ids import RunId
 from engine.ext import frames
+from engine.model.payloads import ChildStarted
 from engine.model.runs import RunStatus
 from engine.model.worker_frames import Draining, Refused, Register, Revoke, RevokeReason
-from engine.sdk import Context, StepContext, function, workflow
+from engine.sdk import Context, StepContext, function, limits, workflow
+from engine.sdk.errors import ConnectionLost
+from engine.sdk.replay import records
+from engine.sdk.worker.workflow_run import WorkflowRun
 from engine.wire import worker as wire
-from tests.sdk.bench_host import BenchWorker
+from tests.sdk.bench_host import BenchWorker, ManualHost
 from tests.sdk.fake_engine import FakeEngine
 
 log: list[str] = []
@@ -127,9 +131,77 @@ def test_a_journal_that_cannot_be_read_fails_the_run(worker: BenchWorker) -> Non
     assert run.error.code == "malformed_record"
 
 
-def test_a_bad_frame_ends_the_session(worker: BenchWorker) -> None:
-    with pytest.raises(EngineError):
-        worker.session.receive(b"\x0a\xff")
+def test_a_journal_that_makes_no_sense_fails_the_run(worker: BenchWorker) -> None:
+    run = worker.engine.start("hello", "Ada")
+    child = ChildStarted(position=1, child_run_id=run.run_id, mode=77)  # type: ignore[arg-type]
+    run.journal.append((*records.encode(child), 1, 0))
+    worker.settle()
+    assert run.error is not None
+    assert run.error.code == "malformed_record"
+    assert "cannot be followed (ValueError: 77 is not" in run.error.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"\x0a\xff", id="no message"),
+        pytest.param(b"\x0a\x04\x0a\x02\x0a\xff", id="no frame"),
+    ],
+)
+def test_a_bad_frame_ends_the_session_and_not_the_worker(
+    worker: BenchWorker, message: bytes
+) -> None:
+    with pytest.raises(ConnectionLost, match="could not follow what the engine sent"):
+        worker.session.receive(message)
+
+
+def test_a_delivery_that_cannot_be_read_ends_the_session_and_not_the_worker(
+    worker: BenchWorker,
+) -> None:
+    run = worker.engine.start("hello", "Ada")
+    message = worker.engine.take()
+    assert message is not None
+    worker.session.receive(message)
+    with pytest.raises(ConnectionLost, match="SIGNAL_RECEIVED record that cannot be read"):
+        receive(worker, frames.build_deliver(run.run_id, run.epoch, [(7, b"\x0a\xff", 99, 0)]))
+    worker.session.close()
+
+
+@pytest.mark.parametrize("is_scheduled", [True, False])
+def test_a_turn_that_fails_ends_the_session_and_not_the_worker(
+    worker: BenchWorker, monkeypatch: pytest.MonkeyPatch, is_scheduled: bool
+) -> None:
+    def fail(run: object) -> None:
+        raise KeyError(5)
+
+    monkeypatch.setattr(WorkflowRun, "turn", fail)
+    if is_scheduled:
+        monkeypatch.setattr(ManualHost, "hurry", lambda host: None)
+    worker.engine.start("hello", "Ada")
+    with pytest.raises(ConnectionLost, match="KeyError: 5"):
+        worker.settle()
+    worker.session.close()
+
+
+def test_nothing_runs_before_the_registration_is_accepted(worker: BenchWorker) -> None:
+    worker.session.registered = None
+    worker.engine.start("hello", "Ada")
+    message = worker.engine.take()
+    assert message is not None
+    with pytest.raises(ConnectionLost, match="before it accepted the registration"):
+        worker.session.receive(message)
+    assert worker.session.runs_held == 0
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_far_more_runs_than_the_capacity_end_the_session(worker: BenchWorker, more: bool) -> None:
+    worker.session.register(Register(service_name="s", worker_id="w", capacity=10))
+    dispatches = [
+        frames.build_dispatch(b"%16d" % number, 1, 1, "hello", 1, [], more) for number in range(200)
+    ]
+    with pytest.raises(ConnectionLost, match="far over its capacity"):
+        receive(worker, *dispatches)
+    assert worker.session.runs_held <= 2 * 10 + limits.runs_over_capacity_max
 
 
 def test_a_frame_of_a_newer_engine_is_passed_over(worker: BenchWorker) -> None:

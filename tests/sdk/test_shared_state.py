@@ -10,8 +10,9 @@ import pytest
 from engine.base.limits import state_value_bytes_max
 from engine.model.payloads import StateChanged, StateConflicted, StateRead, StateScope
 from engine.model.runs import RunStatus
-from engine.sdk import Context, StateConflict, entity, records, workflow
-from engine.sdk.operations import ChangeState, ReadState
+from engine.sdk import Context, StateConflict, entity, workflow
+from engine.sdk.replay import records
+from engine.sdk.replay.operations import ChangeState, ReadState
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine, FakeRun
 from tests.sdk.flows import double, fail, nothing_ran, of, ran

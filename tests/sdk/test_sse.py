@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import LimitExceeded
 from engine.sdk import limits
-from engine.sdk.sse import Event, EventParser
+from engine.sdk.client.sse import Event, EventParser
 
 STREAM = (
     b": \n\n"

@@ -11,7 +11,7 @@ from engine.ext import frames
 from engine.model.payloads import UsageReported
 from engine.model.worker_frames import Registered
 from engine.sdk import Context, RetryPolicy, StepContext, Worker, function, limits, workflow
-from engine.sdk import worker as worker_module
+from engine.sdk.worker import worker as worker_module
 from engine.wire import worker as wire
 from tests.sdk.bench_host import BenchWorker
 from tests.sdk.fake_engine import FakeEngine

@@ -48,6 +48,11 @@ def compresses(peer: Peer, stream: int) -> None:
     peer.send_data(stream, b"\x01\x00\x00\x00\x02ab")
 
 
+def announces_too_much(peer: Peer, stream: int) -> None:
+    peer.send_headers(stream, HEADERS)
+    peer.send_data(stream, b"\x00\xff\xff\xff\xff" + bytes(1_000))
+
+
 def resets(peer: Peer, stream: int) -> None:
     peer.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
 
@@ -110,6 +115,7 @@ async def noop() -> None: ...
         ends_in_the_middle_of_a_message,
         ends_in_the_middle_of_a_length,
         compresses,
+        announces_too_much,
         resets,
         goes_away,
         fails,

@@ -21,7 +21,7 @@ from engine.base.errors import (
 from engine.model.payloads import StepFailed
 from engine.model.worker_frames import Draining, Refused
 from engine.sdk import Context, StepContext, StepError, Worker, function, limits, workflow
-from engine.sdk.transport import parse_endpoint
+from engine.sdk.worker.transport import parse_endpoint
 from tests.sdk.fake_coordinator import FakeCoordinator, coordinating
 from tests.sdk.on_asyncio import Warnings, on_asyncio
 
@@ -410,3 +410,15 @@ def test_endpoints() -> None:
 def test_options_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"backend|capacity"):
         Worker("shop", COMPONENTS, **wrong)
+
+
+def test_sessions_that_end_as_soon_as_they_began_are_further_and_further_apart() -> None:
+    async def test() -> None:
+        async with at_work() as (coordinator, worker):
+            for _ in range(3):
+                await coordinator.until(lambda: worker.is_connected)
+                coordinator.cut()
+                await coordinator.until_soon(lambda: not worker.is_connected)
+            assert worker._failures >= 3
+
+    on_asyncio(test)

@@ -14,11 +14,11 @@ from engine.base.errors import EngineError
 from engine.base.ids import DeploymentId, TenantId
 from engine.model.worker_frames import Register
 from engine.sdk import Registry
-from engine.sdk.hosts import Done
-from engine.sdk.jobs import Job
-from engine.sdk.loop import ScriptLoop
-from engine.sdk.session import Session
-from engine.sdk.transport import script_is_running
+from engine.sdk.replay.loop import ScriptLoop
+from engine.sdk.worker.hosts import Done
+from engine.sdk.worker.jobs import Job
+from engine.sdk.worker.session import Session
+from engine.sdk.worker.transport import script_is_running
 from tests.simulation.network import Link
 from tests.simulation.programs import COMPONENTS
 

@@ -58,6 +58,8 @@ def test_every_contract_can_be_broken(tmp_path: Path) -> None:
     intruders = {
         "engine.base.intruder": {"engine.model", *foreign},
         "engine.sdk.intruder": {"engine.journal"},
+        "engine.sdk.replay.intruder": {"engine.sdk.worker.always"},
+        "engine.sdk.worker.always": set(),
         "engine.core.intruder": {"trio"},
     }
     output = linted(house(tmp_path, intruders)).stdout

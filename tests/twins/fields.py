@@ -41,9 +41,13 @@ def read_fields(
         fields = list(scan(message[begin:]))
     except ValueError as error:
         raise MalformedRecord(f"not protobuf: {error}") from error
+    seen: set[int] = set()
     for number, wire_type, value in fields:
         if number >= len(table) or not table[number]:
             continue
+        if is_strict and table[number] != LIST and number in seen:
+            raise MalformedRecord(f"field {number} comes twice")
+        seen.add(number)
         if is_strict and (table[number], wire_type) not in READ:
             raise MalformedRecord(f"field {number} is of another type")
         if is_strict and table[number] == TEXT and not _is_utf8(value):

@@ -4,6 +4,7 @@ inside and just outside of it."""
 from __future__ import annotations
 
 import math
+import timeit
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from engine.base import limits
-from engine.base.errors import MalformedRecord
+from engine.base.errors import LimitExceeded, MalformedRecord
 from engine.model import payloads
 from engine.model.payloads import (
     PAYLOAD_TYPES,
@@ -40,9 +41,11 @@ from engine.wire.rules import (
     check_emit,
     check_frame,
     check_record,
+    check_report,
     checked_run_id,
 )
-from engine.wire.worker import encode_worker_frame
+from engine.wire.worker import decode_worker_frame, encode_worker_frame
+from tests.fuzz.courses import Course
 from tests.wire import google_messages
 
 KINDS = {struct_type: kind for kind, struct_type in PAYLOAD_TYPES.items()}
@@ -212,6 +215,22 @@ def test_bytes_that_are_no_message_are_refused(kind: RecordKind, raw: bytes) -> 
         check_record(kind, raw)
 
 
+@pytest.mark.parametrize("kind", [KINDS[struct] for struct in REPORTED], ids=lambda one: one.name)
+def test_what_is_taken_can_be_read(kind: RecordKind) -> None:
+    """Made of each field's edges: behind the door everybody reads the bytes as they came."""
+    course, taken = Course(int(kind)), 0
+    course.edges = 0.05
+    for _ in range(1_500):
+        record = course.record(kind)
+        try:
+            check_record(kind, record)
+        except MalformedRecord:
+            continue
+        journal.decode(kind, record)
+        taken += 1
+    assert taken > 100
+
+
 @pytest.mark.parametrize("field", ["code", "message", "type", "traceback"])
 def test_text_within_an_error_is_utf8(field: str) -> None:
     number = payloads.Error.__struct_fields__.index(field) + 1
@@ -273,6 +292,38 @@ def test_a_retry_policy_that_no_run_could_keep_is_refused(wrong: dict[str, Any])
 def test_a_cold_frame_is_bounded(frame: Any, field: str) -> None:
     with pytest.raises(MalformedRecord, match=f"its {field} "):
         check_frame(type(frame), cold(frame))
+
+
+def test_the_largest_registration_is_checked_as_quickly_as_it_is_read() -> None:
+    """Once, the check of each component cost what the reading of twenty-five does."""
+    components = tuple(Component(name=f"c{number}", kind=1) for number in range(1_000))
+    frame = cold(Register(components=components))
+    check_s = min(timeit.repeat(lambda: check_frame(Register, frame), number=1, repeat=7))
+    read_s = min(timeit.repeat(lambda: decode_worker_frame(1, frame), number=1, repeat=7))
+    assert check_s < 5 * read_s
+
+
+STEP, CHILD = RecordKind.STEP_COMPLETED, RecordKind.CHILD_STARTED
+HALF = limits.report_bytes_max // 2
+
+
+@pytest.mark.parametrize(
+    ("taken", "one_more"),
+    [
+        ([(STEP, b"")] * limits.report_entries_max, (STEP, b"")),
+        ([(CHILD, b"")] * limits.report_children_max, (CHILD, b"")),
+        ([(STEP, b"")] * 100 + [(CHILD, b"")] * limits.report_children_max, (CHILD, b"")),
+        ([(STEP, bytes(HALF)), (CHILD, bytes(limits.report_bytes_max - HALF))], (STEP, b"1")),
+        # A value may be as large as a record: alone it is taken.
+        ([(STEP, bytes(limits.report_bytes_max + 1))], (STEP, b"")),
+    ],
+)
+def test_a_report_is_no_larger_than_one_pass_of_the_loop_can_take(
+    taken: list[tuple[int, bytes]], one_more: tuple[int, bytes]
+) -> None:
+    check_report(taken)
+    with pytest.raises(LimitExceeded, match="a report "):
+        check_report([*taken, one_more])
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 1_000])

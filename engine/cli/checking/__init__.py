@@ -1,0 +1,1 @@
+"""What `engine doctor` looks at, each thing by a function that returns a `Check`."""

@@ -1,0 +1,1 @@
+"""How runs, records and rows look in a terminal. Asks nobody for them."""
