@@ -18,7 +18,7 @@ import msgspec
 from engine.base.clock import system_clock
 from engine.cli.reaching import moment_option, over_http
 from engine.cli.showing import rows_view
-from engine.gateway.tables import csv_bytes, objects
+from engine.gateway.api.tables import csv_bytes, objects
 from engine.model.query import ANALYTICS, QueryAnswer
 from engine.sdk.client.client import Client
 

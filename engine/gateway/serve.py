@@ -14,15 +14,15 @@ from typing import Final
 import trio
 
 from engine.base.clock import Clock
-from engine.gateway import delivering, hot, intake, probes, streams
-from engine.gateway.asgi import Front
-from engine.gateway.cold import Cold
-from engine.gateway.connections import Connections, open_listeners
-from engine.gateway.door import Door, Handler, OpenHandler
-from engine.gateway.handed_over import Hypercorn
-from engine.gateway.plain import Shared
+from engine.gateway.door.door import Door, Handler, OpenHandler
+from engine.gateway.handlers import delivering, hot, intake, probes, streams
+from engine.gateway.handlers.cold import Cold
 from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.settings import GatewaySettings
+from engine.gateway.transport.asgi import Front
+from engine.gateway.transport.connections import Connections, open_listeners
+from engine.gateway.transport.handed_over import Hypercorn
+from engine.gateway.transport.plain import Shared
 
 HANDLERS: Final[Mapping[str, Handler]] = {
     "run": hot.run,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.gateway.admission import InFlight, TokenBuckets
+from engine.gateway.door.admission import InFlight, TokenBuckets
 
 
 def buckets(rate_per_s: float = 10, burst: int = 3, keys_max: int = 100) -> TokenBuckets:

@@ -11,10 +11,10 @@ import trio
 import trio.testing
 
 from engine.base.errors import RateLimited
-from engine.gateway import door as door_module
-from engine.gateway import routes
-from engine.gateway.bodies import Bodies, patience_s
-from engine.gateway.problems import NotReady
+from engine.gateway.api import routes
+from engine.gateway.api.problems import NotReady
+from engine.gateway.door import door as door_module
+from engine.gateway.door.bodies import Bodies, patience_s
 from engine.gateway.settings import GatewaySettings
 from tests.gateway.client import NOT_PLAIN, Client
 from tests.gateway.conftest import OTHER_KEY, REFUSED_KEY, Connect, RunningGateway, running

@@ -17,9 +17,9 @@ import trio.testing
 
 from engine.base.binding import holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
-from engine.gateway import connections
-from engine.gateway.connections import open_listeners
 from engine.gateway.settings import WebhookSettings
+from engine.gateway.transport import connections
+from engine.gateway.transport.connections import open_listeners
 from tests.gateway.client import NOT_PLAIN
 from tests.gateway.conftest import RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD

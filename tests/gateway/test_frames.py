@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.gateway import frames
-from engine.gateway.frames import FrameBudget
+from engine.gateway.transport import frames
+from engine.gateway.transport.frames import FrameBudget
 
 
 def frame(kind: int, payload: bytes = b"", stream: int = 0) -> bytes:

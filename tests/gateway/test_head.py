@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.gateway.head import Head, parse_head
+from engine.gateway.transport.head import Head, parse_head
 
 PLAIN = "POST /v1/x?y=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nX-A:  b c \r\n"
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from engine.base.errors import JournalBusy
 from engine.base.ids import RunId
-from engine.gateway import door, plain
-from engine.gateway.bodies import Bodies
-from engine.gateway.exchange import Exchange
-from engine.gateway.intake import LineReader
+from engine.gateway.api.exchange import Exchange
+from engine.gateway.door import door
+from engine.gateway.door.bodies import Bodies
+from engine.gateway.handlers.intake import LineReader
 from engine.gateway.settings import batch_chunk_starts_max
+from engine.gateway.transport import plain
 from tests.gateway.client import NOT_PLAIN, Answer, Client
 from tests.gateway.conftest import CONTEXT, OTHER_KEY, Connect, RunningGateway, running
 from tests.gateway.fake_handle import ECHO, HOLD

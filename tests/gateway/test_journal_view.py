@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from engine.base.ids import RunId, new_run_id, run_id_text
-from engine.gateway.journal_view import entry_view
-from engine.gateway.shapes import EntryAnswer
+from engine.gateway.api.journal_view import entry_view
+from engine.gateway.api.shapes import EntryAnswer
 from engine.model.payloads import (
     PAYLOAD_TYPES,
     ChildStarted,

@@ -9,11 +9,11 @@ import msgspec
 import openapi_spec_validator
 import pytest
 
-from engine.gateway import routes
-from engine.gateway.openapi import document
+from engine.gateway.api import routes
+from engine.gateway.api.openapi import document
+from engine.gateway.handlers.views import OPEN_VIEWS, VIEWS
 from engine.gateway.serve import HANDLERS, OPEN_HANDLERS
 from engine.gateway.settings import GatewaySettings
-from engine.gateway.views import OPEN_VIEWS, VIEWS
 from tests.gateway.client import Answer
 from tests.gateway.conftest import RunningGateway
 from tests.gateway.fake_handle import ASK, ECHO, HOLD

@@ -10,12 +10,12 @@ import trio
 import trio.testing
 
 from engine.base.clock import ManualClock
-from engine.gateway.bodies import Bodies
-from engine.gateway.connections import Connections, open_listeners
-from engine.gateway.exchange import Exchange, Response
-from engine.gateway.metrics import GatewayMetrics
-from engine.gateway.plain import PlainConnection, Shared
+from engine.gateway.api.exchange import Exchange, Response
+from engine.gateway.door.bodies import Bodies
+from engine.gateway.door.metrics import GatewayMetrics
 from engine.gateway.settings import GatewaySettings
+from engine.gateway.transport.connections import Connections, open_listeners
+from engine.gateway.transport.plain import PlainConnection, Shared
 
 SETTINGS = GatewaySettings(
     sweep_s=3_600, keep_alive_s=75, read_stall_s_max=30, write_stall_s_max=60

@@ -11,9 +11,10 @@ import trio
 
 from engine.base import errors
 from engine.base.errors import EngineError
-from engine.gateway import problems, settings
-from engine.gateway.problems import STATUS_OF_CODE, MalformedJson
-from engine.gateway.reading import checked_json
+from engine.gateway import settings
+from engine.gateway.api import problems
+from engine.gateway.api.problems import STATUS_OF_CODE, MalformedJson
+from engine.gateway.api.reading import checked_json
 from engine.gateway.settings import GatewaySettings
 from tests.gateway.client import Answer
 from tests.gateway.conftest import OTHER_KEY, REFUSED_KEY, Connect, RunningGateway, running

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from engine.base.errors import EngineError
 from engine.base.ids import RunId
-from engine.gateway.reading import checked_json
-from engine.gateway.streams import event_bytes
+from engine.gateway.api.reading import checked_json
+from engine.gateway.handlers.streams import event_bytes
 from engine.model.payloads import PAYLOAD_TYPES
 from engine.model.records import Record, RecordKind
 from engine.model.views import RunEvent
 from engine.runtime.events import _JSON_FIELDS, _NAMES, _event
-from engine.sdk.sse import EventParser
+from engine.sdk.client.sse import EventParser
 from engine.wire.journal import encode
 from engine.wire.rules import check_emit
 from tests.gateway.test_streams import blocks_of

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from engine.base.errors import QueryTimeout
-from engine.gateway.tables import TABLE_TYPES, chosen_type
+from engine.gateway.api.tables import TABLE_TYPES, chosen_type
 from engine.model.query import ANALYTICS, AnalyticsFilter
 from engine.model.runs import ComponentKind, RunStatus
 from tests.gateway.client import NOT_PLAIN, Answer, Client

@@ -7,7 +7,7 @@ import pytest
 
 from engine.base.ids import parse_run_id
 from engine.base.limits import time_ms_max
-from engine.gateway import routes
+from engine.gateway.api import routes
 from engine.model.context import AuthMode
 from engine.model.runs import ComponentKind
 from tests.gateway.client import Client

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import Gone, JournalBusy
 from engine.base.ids import RunId
-from engine.gateway.streams import event_bytes
+from engine.gateway.handlers.streams import event_bytes
 from engine.model.context import RequestContext
 from engine.model.payloads import SignalReceived
 from engine.model.views import RunEvent

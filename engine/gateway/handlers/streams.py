@@ -15,9 +15,8 @@ import trio
 
 from engine.base.errors import EngineError
 from engine.base.ids import RunId, parse_run_id, run_id_text
-from engine.gateway import answers, reading, shapes
-from engine.gateway.door import Door
-from engine.gateway.exchange import (
+from engine.gateway.api import reading, shapes
+from engine.gateway.api.exchange import (
     EVENT_STREAM_TYPE,
     NO_CONTENT,
     Disconnected,
@@ -25,9 +24,11 @@ from engine.gateway.exchange import (
     Header,
     Response,
 )
-from engine.gateway.hot import read_start
-from engine.gateway.problems import problem_bytes
-from engine.gateway.starting import start
+from engine.gateway.api.problems import problem_bytes
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers
+from engine.gateway.handlers.hot import read_start
+from engine.gateway.handlers.starting import start
 from engine.model.context import RequestContext
 from engine.model.views import RunEvent
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.gateway.door import Door
-from engine.gateway.exchange import Exchange, Response
-from engine.gateway.problems import NotReady
+from engine.gateway.api.exchange import Exchange, Response
+from engine.gateway.api.problems import NotReady
+from engine.gateway.door.door import Door
 
 _OK = b'{"status":"ok"}'
 _PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"

@@ -11,7 +11,7 @@ import msgspec
 
 from engine.base.errors import MalformedRecord
 from engine.base.ids import RUN_ID_BYTES, RunId, run_id_text
-from engine.gateway.shapes import EntryAnswer
+from engine.gateway.api.shapes import EntryAnswer
 from engine.model.payloads import Error, Payload, RetryPolicy
 from engine.model.views import JournalEntry
 from engine.wire import journal as wire

@@ -18,18 +18,19 @@ import msgspec
 
 from engine.base.errors import EngineError, LimitExceeded
 from engine.base.ids import deployment_id
-from engine.gateway import answers, reading
-from engine.gateway.door import Door
-from engine.gateway.exchange import NDJSON_TYPE, Exchange, Held, Response
-from engine.gateway.problems import BodyTooLarge, problem_bytes, problem_response
-from engine.gateway.routes import KINDS
+from engine.gateway.api import reading
+from engine.gateway.api.exchange import NDJSON_TYPE, Exchange, Held, Response
+from engine.gateway.api.problems import BodyTooLarge, problem_bytes, problem_response
+from engine.gateway.api.routes import KINDS
+from engine.gateway.api.shapes import StartLine
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers
+from engine.gateway.handlers.starting import Caller, caller_of
 from engine.gateway.settings import (
     batch_chunk_bytes_max,
     batch_chunk_starts_max,
     batch_drop_bytes_max,
 )
-from engine.gateway.shapes import StartLine
-from engine.gateway.starting import Caller, caller_of
 from engine.model.context import RequestContext
 from engine.model.views import StartRequest
 

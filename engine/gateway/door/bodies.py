@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from engine.base.errors import RateLimited
-from engine.gateway.exchange import Payer
-from engine.gateway.problems import NotReady
+from engine.gateway.api.exchange import Payer
+from engine.gateway.api.problems import NotReady
 from engine.gateway.settings import GatewaySettings
 
 

@@ -14,18 +14,18 @@ from typing import Final
 from engine.base.clock import Clock
 from engine.base.errors import EngineError, InternalFailure, RateLimited
 from engine.base.ids import DeploymentId, deployment_id
-from engine.gateway import routes
-from engine.gateway.admission import InFlight, TokenBuckets
-from engine.gateway.bodies import Bodies
-from engine.gateway.exchange import Disconnected, Exchange, Response
-from engine.gateway.metrics import GatewayMetrics
-from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
-from engine.gateway.problems import (
+from engine.gateway.api import routes
+from engine.gateway.api.exchange import Disconnected, Exchange, Response
+from engine.gateway.api.problems import (
     MalformedRequest,
     MethodNotAllowed,
     UnknownRoute,
     problem_response,
 )
+from engine.gateway.door.admission import InFlight, TokenBuckets
+from engine.gateway.door.bodies import Bodies
+from engine.gateway.door.metrics import GatewayMetrics
+from engine.gateway.ports import Authenticate, Handle, MoreMetrics, Readiness
 from engine.gateway.settings import (
     GatewaySettings,
     bodies_bytes_max,

@@ -15,9 +15,9 @@ from engine.base.limits import (
     key_length_max,
     name_length_max,
 )
-from engine.gateway import exchange, routes, shapes
-from engine.gateway.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
-from engine.gateway.routes import ROUTES, Route
+from engine.gateway.api import exchange, routes, shapes
+from engine.gateway.api.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
+from engine.gateway.api.routes import ROUTES, Route
 from engine.model.query import ANALYTICS
 
 _REFERENCE: Final = "#/components/schemas/{name}"

@@ -19,10 +19,10 @@ import trio
 
 from engine.base.binding import bind_patiently, holder_of
 from engine.base.errors import AddressInUse, InvalidSettings
-from engine.gateway.metrics import GatewayMetrics
-from engine.gateway.plain import PlainConnection, Shared
-from engine.gateway.problems import NotReady, problem_bytes
-from engine.gateway.tls import behind_tls
+from engine.gateway.api.problems import NotReady, problem_bytes
+from engine.gateway.door.metrics import GatewayMetrics
+from engine.gateway.transport.plain import PlainConnection, Shared
+from engine.gateway.transport.tls import behind_tls
 
 _log: Final = logging.getLogger(__name__)
 

@@ -15,14 +15,15 @@ import trio
 from engine.base.errors import InvalidInput, InvalidName
 from engine.base.ids import parse_run_id, run_id_text
 from engine.base.limits import loop_slice_us
-from engine.gateway import answers, query_views, reading, shapes
-from engine.gateway.asked import Asked, OpenView, View
-from engine.gateway.door import Door
-from engine.gateway.exchange import Response
-from engine.gateway.journal_view import entry_view
-from engine.gateway.openapi import document
+from engine.gateway.api import reading, shapes
+from engine.gateway.api.exchange import Response
+from engine.gateway.api.journal_view import entry_view
+from engine.gateway.api.openapi import document
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers, query_views
+from engine.gateway.handlers.asked import Asked, OpenView, View
+from engine.gateway.handlers.starting import caller_of, start_request, target_of
 from engine.gateway.settings import batch_chunk_starts_max
-from engine.gateway.starting import caller_of, start_request, target_of
 from engine.model.context import RequestContext
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, StartRequest

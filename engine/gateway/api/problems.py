@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.base.errors import EngineError
-from engine.gateway.exchange import Header, Response
+from engine.gateway.api.exchange import Header, Response
 
 PROBLEM_TYPE: Final = b"application/problem+json"
 

@@ -23,16 +23,16 @@ from typing import Final, Protocol
 import trio
 
 from engine.base.clock import Clock
-from engine.gateway.bodies import patience_s, reading_s_max
-from engine.gateway.exchange import Disconnected, Exchange, Header, Response, Room
-from engine.gateway.head import Head, parse_head
-from engine.gateway.problems import BodyTooLarge
+from engine.gateway.api.exchange import Disconnected, Exchange, Header, Response, Room
+from engine.gateway.api.problems import BodyTooLarge
+from engine.gateway.door.bodies import patience_s, reading_s_max
 from engine.gateway.settings import (
     GatewaySettings,
     drop_bytes_max,
     head_bytes_max,
     linger_s_max,
 )
+from engine.gateway.transport.head import Head, parse_head
 
 RECEIVE_BYTES: Final = 64 * 1024
 

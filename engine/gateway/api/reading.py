@@ -15,7 +15,7 @@ import msgspec
 
 from engine.base.errors import InvalidInput
 from engine.base.limits import idempotency_key_bytes_max, key_length_max
-from engine.gateway.problems import MalformedJson, MalformedRequest
+from engine.gateway.api.problems import MalformedJson, MalformedRequest
 from engine.gateway.settings import query_parameters_max, tag_bytes_max, tags_max
 from engine.wire.json_text import NotJson, check_json
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from engine.base.ids import DeploymentId, deployment_id
-from engine.gateway import reading, routes, shapes
-from engine.gateway.door import Door
+from engine.gateway.api import reading, routes, shapes
+from engine.gateway.door.door import Door
 from engine.model.context import RequestContext
 from engine.model.runs import ComponentKind
 from engine.model.views import Started, StartRequest

@@ -14,11 +14,11 @@ import trio
 from quart_trio import QuartTrio
 
 from engine.base.errors import EngineError
-from engine.gateway.asked import Asked
-from engine.gateway.door import Door, Handler, OpenHandler, failure
-from engine.gateway.exchange import Exchange, Header, Response
-from engine.gateway.problems import problem_response
-from engine.gateway.views import OPEN_VIEWS, VIEWS
+from engine.gateway.api.exchange import Exchange, Header, Response
+from engine.gateway.api.problems import problem_response
+from engine.gateway.door.door import Door, Handler, OpenHandler, failure
+from engine.gateway.handlers.asked import Asked
+from engine.gateway.handlers.views import OPEN_VIEWS, VIEWS
 from engine.model.context import RequestContext
 
 # Under which the request's own facts stand in the scope.

@@ -30,12 +30,12 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from engine.gateway.asgi import CONNECTION, Front
-from engine.gateway.bodies import reading_s_max
-from engine.gateway.exchange import Exchange
-from engine.gateway.frames import FrameBudget
-from engine.gateway.plain import PlainConnection
+from engine.gateway.api.exchange import Exchange
+from engine.gateway.door.bodies import reading_s_max
 from engine.gateway.settings import GatewaySettings, head_bytes_max, http2_streams_max
+from engine.gateway.transport.asgi import CONNECTION, Front
+from engine.gateway.transport.frames import FrameBudget
+from engine.gateway.transport.plain import PlainConnection
 
 _log: Final = logging.getLogger(__name__)
 _KEEP_ALIVE_REQUESTS_MAX: Final = 1_000_000_000

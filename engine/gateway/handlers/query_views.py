@@ -13,11 +13,12 @@ import msgspec
 from engine.base.errors import InvalidInput
 from engine.base.moments import HOW_TO_WRITE, moment_ms
 from engine.base.nearest import nearest_names
-from engine.gateway import answers, reading, shapes, tables
-from engine.gateway.asked import Asked
-from engine.gateway.door import Door
-from engine.gateway.exchange import ARROW_TYPE, CSV_TYPE, JSON_TYPE, Response
-from engine.gateway.problems import UnknownAnalysis
+from engine.gateway.api import reading, shapes, tables
+from engine.gateway.api.exchange import ARROW_TYPE, CSV_TYPE, JSON_TYPE, Response
+from engine.gateway.api.problems import UnknownAnalysis
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers
+from engine.gateway.handlers.asked import Asked
 from engine.model.context import RequestContext
 from engine.model.query import ANALYTICS, AnalyticsFilter
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.gateway.exchange import ARROW_TYPE, CSV_TYPE, JSON_TYPE, Header, Response
-from engine.gateway.problems import NotAcceptable
+from engine.gateway.api.exchange import ARROW_TYPE, CSV_TYPE, JSON_TYPE, Header, Response
+from engine.gateway.api.problems import NotAcceptable
 from engine.gateway.settings import skipped_characters_max, skipped_shown_max
 from engine.model.query import ArrowAnswer, QueryAnswer
 

@@ -12,11 +12,12 @@ import hmac
 from typing import Final
 
 from engine.base.ids import deployment_id, project_id, run_id_text, tenant_id
-from engine.gateway import answers, reading, webhooks
-from engine.gateway.door import Door
-from engine.gateway.exchange import Exchange, Response
+from engine.gateway.api import reading
+from engine.gateway.api.exchange import Exchange, Response
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers, webhooks
+from engine.gateway.handlers.starting import start
 from engine.gateway.settings import WebhookSettings
-from engine.gateway.starting import start
 from engine.model.context import AuthMode, RequestContext
 from engine.model.views import StartRequest
 

@@ -6,10 +6,10 @@ import msgspec
 
 from engine.base.errors import EngineError
 from engine.base.ids import run_id_text
-from engine.gateway import shapes
-from engine.gateway.door import Door
-from engine.gateway.exchange import Response
-from engine.gateway.problems import problem_bytes
+from engine.gateway.api import shapes
+from engine.gateway.api.exchange import Response
+from engine.gateway.api.problems import problem_bytes
+from engine.gateway.door.door import Door
 from engine.model.runs import RunStatus
 from engine.model.views import STATUS_NAMES, Outcome, RunView, Started
 

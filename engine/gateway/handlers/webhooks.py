@@ -19,7 +19,7 @@ import msgspec
 
 from engine.base.errors import InvalidInput
 from engine.base.ids import RunId, parse_run_id
-from engine.gateway.problems import InvalidSignature
+from engine.gateway.api.problems import InvalidSignature
 from engine.gateway.settings import WebhookSettings
 
 _TEXT: Final = msgspec.json.Decoder(str)

@@ -9,9 +9,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from engine.gateway.bodies import patience_s, reading_s_max
-from engine.gateway.door import Door
-from engine.gateway.exchange import (
+from engine.gateway.api.exchange import (
     NO_CONTENT,
     Disconnected,
     Exchange,
@@ -19,7 +17,9 @@ from engine.gateway.exchange import (
     Response,
     header_map,
 )
-from engine.gateway.problems import BodyTooLarge, MalformedRequest, problem_response
+from engine.gateway.api.problems import BodyTooLarge, MalformedRequest, problem_response
+from engine.gateway.door.bodies import patience_s, reading_s_max
+from engine.gateway.door.door import Door
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

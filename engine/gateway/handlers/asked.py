@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from engine.gateway.door import Door
-from engine.gateway.exchange import Response
+from engine.gateway.api.exchange import Response
+from engine.gateway.door.door import Door
 from engine.model.context import RequestContext
 
 

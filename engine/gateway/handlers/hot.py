@@ -12,10 +12,11 @@ import trio
 from engine.base.errors import InvalidInput
 from engine.base.ids import parse_run_id, run_id_text
 from engine.base.limits import key_length_max
-from engine.gateway import answers, reading, shapes
-from engine.gateway.door import Door
-from engine.gateway.exchange import Exchange, Response
-from engine.gateway.starting import caller_of, start, start_request, target_of
+from engine.gateway.api import reading, shapes
+from engine.gateway.api.exchange import Exchange, Response
+from engine.gateway.door.door import Door
+from engine.gateway.handlers import answers
+from engine.gateway.handlers.starting import caller_of, start, start_request, target_of
 from engine.model.context import RequestContext
 from engine.model.views import StartRequest
 

@@ -1,8 +1,8 @@
 """Everything that can be asked over HTTP, as one table.
 
 The router, the Quart application and the OpenAPI document are made from it. A route that is hot is
-a handler over an Exchange (`hot.py`, `intake.py`, `streams.py`, `probes.py`); the others are Quart
-views of the same name in `cold.py`.
+a function over an Exchange in `handlers/hot.py` and beside it; the others are views of the same
+name, behind Quart.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
-from engine.gateway import exchange, shapes
-from engine.gateway.problems import MalformedRequest, UnknownRoute
+from engine.gateway.api import exchange, shapes
+from engine.gateway.api.problems import MalformedRequest, UnknownRoute
 from engine.model.query import ArchiveFlushed, ArchiveStatus, ArchiveVerified, QueryAnswer
 from engine.model.runs import ComponentKind
 from engine.model.views import RunPage, RunView
