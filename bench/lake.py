@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.archive.parquet import BatchWriter
-from engine.archive.schema import JOURNAL, RUNS, STEPS
+from engine.archive.files.parquet import BatchWriter
+from engine.archive.rows.schema import JOURNAL, RUNS, STEPS
 
 DAY_MS = 86_400_000
 MONTH_MS = 1_767_225_600_000  # 2026-01-01

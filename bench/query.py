@@ -28,7 +28,7 @@ from bench.lake import (
 )
 from bench.static_store import StaticStore, static_store
 from engine.archive.archive import open_archive
-from engine.archive.interchange import stream_of
+from engine.archive.files.interchange import stream_of
 from engine.archive.snapshot import TenantSnapshot
 from engine.archive.tenant import TenantArchive
 from engine.base.ids import TenantId, parse_run_id

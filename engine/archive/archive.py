@@ -12,18 +12,18 @@ from pathlib import Path
 
 import trio
 
-from engine.archive.builder import Builder
-from engine.archive.compaction import compact_tenant
-from engine.archive.deletion import delete_objects
-from engine.archive.flusher import Flusher, adopt_and_flush
-from engine.archive.lookup import ArchivedRun
-from engine.archive.rehydrate import Rehydrated, rehydrate_tenant
-from engine.archive.retention import Retained, retain
+from engine.archive.files.lookup import ArchivedRun
+from engine.archive.files.rehydrate import Rehydrated, rehydrate_tenant
+from engine.archive.files.verify import verify_tenant
+from engine.archive.moving.builder import Builder
+from engine.archive.moving.compaction import compact_tenant
+from engine.archive.moving.deletion import delete_objects
+from engine.archive.moving.flusher import Flusher, adopt_and_flush
+from engine.archive.moving.retention import Retained, retain
 from engine.archive.services import Periodic
 from engine.archive.steps import OnStep, go_on
-from engine.archive.stores import ObjectStore, S3Access, open_store
+from engine.archive.store.stores import ObjectStore, S3Access, open_store
 from engine.archive.tenant import TenantArchive
-from engine.archive.verify import verify_tenant
 from engine.base import limits
 from engine.base.clock import Clock, system_clock
 from engine.base.errors import ArchiveRefused, ArchiveUnreachable, EngineError, TenantUnknown

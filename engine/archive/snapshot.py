@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engine.archive.batches import Batch, Manifest, ended_ms
-from engine.archive.reading import Pacer, hot_tables
+from engine.archive.rows.reading import Pacer, hot_tables
 from engine.base import limits
 from engine.base.ids import RunId
 from engine.journal.layout import FINISHED_TAG, OPEN_RUN_TAG

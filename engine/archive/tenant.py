@@ -26,14 +26,14 @@ from engine.archive.batches import (
     day_of,
     ended_ms,
 )
-from engine.archive.builder import Builder
-from engine.archive.grouping import groups_to_compact
-from engine.archive.lookup import ArchivedRun, read_archived
-from engine.archive.parquet import ParquetObject
-from engine.archive.reading import Pacer, Stopped
+from engine.archive.files.lookup import ArchivedRun, read_archived
+from engine.archive.files.parquet import ParquetObject
+from engine.archive.moving.builder import Builder
+from engine.archive.moving.grouping import groups_to_compact
+from engine.archive.rows.reading import Pacer, Stopped
 from engine.archive.snapshot import TenantSnapshot
 from engine.archive.steps import OnStep, go_on
-from engine.archive.stores import ObjectStore
+from engine.archive.store.stores import ObjectStore
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import EngineError, JournalClosed

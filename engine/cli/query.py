@@ -178,7 +178,7 @@ def _write(body: bytes, output: Path, *, as_parquet: bool) -> None:
     try:
         if as_parquet:
             # Imported here: it takes longer than all the rest of the command.
-            from engine.archive.interchange import arrow_to_parquet
+            from engine.archive.files.interchange import arrow_to_parquet
 
             arrow_to_parquet(body, output)
         else:

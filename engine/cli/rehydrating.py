@@ -1,6 +1,6 @@
 """What `engine archive rehydrate` does: a data directory learns what its archive holds.
 
-What a batch is, and when one is left out, is decided in `engine/archive/rehydrate.py`.
+What a batch is, and when one is left out, is decided in `engine/archive/files/rehydrate.py`.
 """
 
 from __future__ import annotations

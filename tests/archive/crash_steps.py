@@ -18,7 +18,7 @@ from pathlib import Path
 import trio
 
 from engine.archive.batches import BatchState
-from engine.archive.schema import DATA_SETS
+from engine.archive.rows.schema import DATA_SETS
 from engine.archive.steps import Step, go_on
 from engine.base import limits
 from engine.base.clock import ManualClock

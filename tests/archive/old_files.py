@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import trio
 
-from engine.archive.schema import DATA_SETS
+from engine.archive.rows.schema import DATA_SETS
 from tests.archive.house import ACME, open_house
 from tests.archive.lives import NOW_US, completed, failed, new_ids, write_run
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from engine.archive.batches import ended_of
-from engine.archive.builder import Builder, encoded_slices
-from engine.archive.parquet import ParquetObject
+from engine.archive.files.parquet import ParquetObject
+from engine.archive.moving.builder import Builder, encoded_slices
 from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import StorageFailed

@@ -10,7 +10,7 @@ import click
 import pytest
 import yaml
 
-from engine.archive.s3 import S3Store
+from engine.archive.store.s3 import S3Store
 from engine.cli.main import engine
 from engine.config.settings import load_settings
 

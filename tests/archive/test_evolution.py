@@ -9,7 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from engine.archive.schema import DATA_SETS
+from engine.archive.rows.schema import DATA_SETS
 from engine.base.ids import parse_run_id
 from tests.archive.house import ACME, DAY_US, HOUR_US, open_house, seen
 from tests.archive.lives import NOW_US, write_runs

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.archive.batches import Batch, BatchState, ObjectFact
-from engine.archive.grouping import class_of, groups_to_compact
+from engine.archive.moving.grouping import class_of, groups_to_compact
 from engine.base import limits
 from engine.base.limits import KIB, MIB
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.archive.interchange import arrow_to_parquet, stream_of
+from engine.archive.files.interchange import arrow_to_parquet, stream_of
 
 SCHEMA = pa.schema([("run_id", pa.string()), ("tags", pa.map_(pa.string(), pa.string()))])
 

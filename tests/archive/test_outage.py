@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from engine.archive.archive import open_archive
-from engine.archive.flusher import Flusher
+from engine.archive.moving.flusher import Flusher
 from engine.archive.services import Backoff
 from engine.base import limits
 from engine.base.clock import ManualClock
@@ -97,7 +97,7 @@ async def test_an_upload_that_only_looks_done(
 async def test_a_multipart_upload_that_breaks_off(
     tmp_path: Path, server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.archive.stores import open_store
+    from engine.archive.store.stores import open_store
 
     store = open_store(server.settings(endpoint=proxy.endpoint), tmp_path)
     store.ensure_ready()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.archive.batches import BatchState
-from engine.archive.reading import Pacer
-from engine.archive.retention import neighbours_of
+from engine.archive.moving.retention import neighbours_of
+from engine.archive.rows.reading import Pacer
 from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.base.errors import OffsetTrimmed

@@ -8,10 +8,10 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from engine.archive.columns import TableBuilder
-from engine.archive.lookup import records_of
-from engine.archive.schema import DATA_SETS
-from engine.archive.signatures import error_signature
+from engine.archive.files.lookup import records_of
+from engine.archive.rows.columns import TableBuilder
+from engine.archive.rows.schema import DATA_SETS
+from engine.archive.rows.signatures import error_signature
 from engine.base import limits
 from engine.base.errors import MalformedRecord
 from engine.base.ids import RunId, run_id_text

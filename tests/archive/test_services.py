@@ -11,10 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from engine.archive import columns, flusher
 from engine.archive.archive import open_archive
 from engine.archive.batches import id_range
-from engine.archive.flusher import adopt_and_flush, flush_tenant
+from engine.archive.moving import flusher
+from engine.archive.moving.flusher import adopt_and_flush, flush_tenant
+from engine.archive.rows import columns
 from engine.archive.steps import Step
 from engine.archive.tenant import TenantArchive
 from engine.base import limits

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 import trio
 
-from engine.archive.columns import TableBuilder
+from engine.archive.rows.columns import TableBuilder
 from engine.base.errors import EngineError, MalformedRecord, StorageFailed
 from engine.base.ids import ProjectId, RunId, TenantId
 from engine.config.settings import JournalSettings

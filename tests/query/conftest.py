@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive.interchange import stream_of
+from engine.archive.files.interchange import stream_of
 from engine.base import limits
 from engine.base.clock import ManualClock
 from engine.config.query import QuerySettings

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.archive.schema import RUNS, STEPS
+from engine.archive.rows.schema import RUNS, STEPS
 from engine.base.clock import ManualClock
 from engine.base.ids import RunIdFactory, TenantId, run_id_text
 

@@ -155,8 +155,8 @@ def test_the_engine_does_not_load_the_driver() -> None:
 async def test_asking_does_not_load_it_either(lake: Lake, sql: str) -> None:
     code = f"""
 import sys, trio
-from engine.archive.interchange import stream_of
-from engine.archive.schema import RUNS
+from engine.archive.files.interchange import stream_of
+from engine.archive.rows.schema import RUNS
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.query.pool import open_pool

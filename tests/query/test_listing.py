@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.static_store import StaticStore, static_store
-from engine.archive.interchange import stream_of
-from engine.archive.schema import RUNS
+from engine.archive.files.interchange import stream_of
+from engine.archive.rows.schema import RUNS
 from engine.base.errors import ArchiveUnreachable, InvalidName
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.views import RunFilter, RunPage, RunView

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import trio
 
-from engine.archive.interchange import stream_of
-from engine.archive.schema import RUNS
+from engine.archive.files.interchange import stream_of
+from engine.archive.rows.schema import RUNS
 from engine.base.clock import ManualClock
 from engine.base.errors import InvalidInput, InvalidQuery, QueryTimeout, QueryTooLarge
 from engine.config.query import QuerySettings

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from engine.archive.interchange import stream_of
+from engine.archive.files.interchange import stream_of
 from engine.base.errors import ArchiveUnreachable, InvalidQuery, QueryRefused
 from engine.query.child.database import Databases, Session
 from engine.query.child.failures import ReadingFailed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.archive.archive import Archive, open_archive
-from engine.archive.interchange import stream_of
+from engine.archive.files.interchange import stream_of
 from engine.base.clock import Clock, system_clock
 from engine.base.ids import TenantId
 from engine.config.settings import Settings

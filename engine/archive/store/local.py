@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.archive.stores import DEFAULT_PREFIX, FoundObject
+from engine.archive.store.stores import DEFAULT_PREFIX, FoundObject
 from engine.base.errors import (
     ArchiveDamaged,
     ArchiveRefused,

@@ -89,8 +89,8 @@ class ObjectStore(Protocol):
 
 def open_store(settings: ArchiveSettings, data_dir: Path) -> ObjectStore:
     """Nothing is asked of it yet: a store that is down stops nobody from starting."""
-    from engine.archive.local import LocalStore
-    from engine.archive.s3 import S3Store
+    from engine.archive.store.local import LocalStore
+    from engine.archive.store.s3 import S3Store
 
     if settings.is_s3:
         return S3Store(settings)

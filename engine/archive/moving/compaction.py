@@ -16,14 +16,14 @@ import msgspec
 import pyarrow as pa
 
 from engine.archive.batches import Batch, BatchState, day_of, joint_range
-from engine.archive.flusher import facts_of
-from engine.archive.grouping import groups_to_compact
-from engine.archive.parquet import BatchWriter, ParquetObject, WrittenFile
-from engine.archive.reading import Pacer
-from engine.archive.schema import DATA_SETS, UPLOAD_ORDER
+from engine.archive.files.parquet import BatchWriter, ParquetObject, WrittenFile
+from engine.archive.moving.flusher import facts_of
+from engine.archive.moving.grouping import groups_to_compact
+from engine.archive.moving.uploads import batch_folder, upload
+from engine.archive.rows.reading import Pacer
+from engine.archive.rows.schema import DATA_SETS, UPLOAD_ORDER
 from engine.archive.steps import Step
 from engine.archive.tenant import TenantArchive
-from engine.archive.uploads import batch_folder, upload
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged
 

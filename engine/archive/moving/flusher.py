@@ -24,14 +24,14 @@ from engine.archive.batches import (
     ended_of,
     id_range,
 )
-from engine.archive.builder import Builder, encoded_slices
-from engine.archive.parquet import BatchWriter, WrittenFile
-from engine.archive.reading import portions, read_runs
-from engine.archive.rehydrate import is_adopted, rehydrate_tenant
+from engine.archive.files.parquet import BatchWriter, WrittenFile
+from engine.archive.files.rehydrate import is_adopted, rehydrate_tenant
+from engine.archive.moving.builder import Builder, encoded_slices
+from engine.archive.moving.uploads import batch_folder, upload
+from engine.archive.rows.reading import portions, read_runs
 from engine.archive.services import Backoff, Tenants, for_each
 from engine.archive.steps import Step
 from engine.archive.tenant import TenantArchive
-from engine.archive.uploads import batch_folder, upload
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import EngineError

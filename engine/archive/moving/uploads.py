@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.archive.batches import Batch, ObjectFact
-from engine.archive.parquet import ParquetObject, WrittenFile
+from engine.archive.files.parquet import ParquetObject, WrittenFile
 from engine.archive.tenant import TenantArchive
 from engine.base.errors import ArchiveDamaged
 

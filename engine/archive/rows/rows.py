@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.archive.signatures import error_signature
+from engine.archive.rows.signatures import error_signature
 from engine.base import limits
 from engine.base.errors import MalformedRecord
 from engine.base.ids import RUN_ID_BYTES, RunId, run_id_text

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.archive.batches import Batch
-from engine.archive.parquet import ParquetObject
-from engine.archive.reading import LAST_KINDS
+from engine.archive.files.parquet import ParquetObject
+from engine.archive.rows.reading import LAST_KINDS
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, run_id_text
 from engine.model.records import Record, RecordKind

@@ -20,7 +20,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from engine.archive.stores import DEFAULT_PREFIX, FoundObject, S3Access
+from engine.archive.store.stores import DEFAULT_PREFIX, FoundObject, S3Access
 from engine.base import limits
 from engine.base.errors import (
     ArchiveDamaged,

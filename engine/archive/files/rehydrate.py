@@ -19,9 +19,9 @@ from engine.archive.batches import (
     id_range,
     object_key,
 )
-from engine.archive.parquet import ParquetObject
-from engine.archive.reading import Pacer
-from engine.archive.schema import DATA_SETS
+from engine.archive.files.parquet import ParquetObject
+from engine.archive.rows.reading import Pacer
+from engine.archive.rows.schema import DATA_SETS
 from engine.archive.tenant import TenantArchive
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, parse_run_id, run_id_text

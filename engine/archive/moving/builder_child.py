@@ -1,6 +1,6 @@
 """Makes Parquet files of ended runs, beside the engine.
 
-    python -m engine.archive.builder_child SOCKET PARENT
+    python -m engine.archive.moving.builder_child SOCKET PARENT
 
 One batch after the other, of records that come over the socket. A run that no rows can be made of
 is left out and named; a disk that does not take the files is told at the end. Knows no journal and
@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from engine.archive import builder
-from engine.archive.builder import Kind
-from engine.archive.columns import go_on
-from engine.archive.parquet import BatchWriter
-from engine.archive.reading import portions
+from engine.archive.files.parquet import BatchWriter
+from engine.archive.moving import builder
+from engine.archive.moving.builder import Kind
+from engine.archive.rows.columns import go_on
+from engine.archive.rows.reading import portions
 from engine.base import limits
 from engine.base.errors import EngineError
 from engine.base.ids import RunId

@@ -19,8 +19,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.archive.schema import DATA_SETS, UPLOAD_ORDER
-from engine.archive.stores import ObjectStore
+from engine.archive.rows.schema import DATA_SETS, UPLOAD_ORDER
+from engine.archive.store.stores import ObjectStore
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged, EngineError, StorageFailed
 from engine.base.limits import MIB

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import itertools
 
-from engine.archive.schema import DATA_SETS
-from engine.archive.stores import ObjectStore
+from engine.archive.rows.schema import DATA_SETS
+from engine.archive.store.stores import ObjectStore
 from engine.base import limits
 from engine.base.ids import TenantId
 

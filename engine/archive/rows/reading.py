@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from engine.archive.columns import TableBuilder
+from engine.archive.rows.columns import TableBuilder
 from engine.base import limits
 from engine.base.clock import system_clock
 from engine.base.errors import EngineError, MalformedRecord

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from engine.archive.batches import Batch, BatchState
-from engine.archive.lookup import records_of
-from engine.archive.parquet import checksum_of_object
-from engine.archive.reading import Pacer
-from engine.archive.schema import UPLOAD_ORDER
+from engine.archive.files.lookup import records_of
+from engine.archive.files.parquet import checksum_of_object
+from engine.archive.moving.uploads import check_object
+from engine.archive.rows.reading import Pacer
+from engine.archive.rows.schema import UPLOAD_ORDER
 from engine.archive.tenant import TenantArchive
-from engine.archive.uploads import check_object
 from engine.base import limits
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, parse_run_id, run_id_text

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from engine.archive.batches import ENDED_BYTES, Batch, BatchState, ended_ms, ended_of
-from engine.archive.reading import Pacer
+from engine.archive.rows.reading import Pacer
 from engine.archive.steps import Step
 from engine.archive.tenant import Emptied, TenantArchive, days_kept_from
 from engine.base import limits

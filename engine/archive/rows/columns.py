@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from engine.archive.rows import rows_of
-from engine.archive.schema import DATA_SETS, JOURNAL, RUNS, STEPS
+from engine.archive.rows.rows import rows_of
+from engine.archive.rows.schema import DATA_SETS, JOURNAL, RUNS, STEPS
 from engine.base.ids import RunId, run_id_text
 from engine.model.records import RECORD_HEADER, RECORD_HEADER_BYTES, RecordKind
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from engine.archive.parquet import WrittenFile
+from engine.archive.files.parquet import WrittenFile
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import EngineError, MalformedRecord, StorageFailed
@@ -28,7 +28,7 @@ from engine.processes import frames, process
 from engine.processes.process import ChildProcess
 
 _log: Final = logging.getLogger(__name__)
-_MODULE: Final = "engine.archive.builder_child"
+_MODULE: Final = "engine.archive.moving.builder_child"
 _FOLDER: Final = "builder"
 
 
