@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from engine.archive.builder import Builder
 from engine.archive.compaction import compact_tenant
 from engine.archive.deletion import delete_objects
 from engine.archive.flusher import Flusher, adopt_and_flush
@@ -51,7 +52,8 @@ class Archive:
         self._requests = trio.CapacityLimiter(limits.archive_requests_at_once_max)
         self._tenants: dict[TenantId, TenantArchive] = {}
         interval_ms = settings.flush_interval_ms
-        self._flusher = Flusher(self._tenants, interval_ms=interval_ms, clock=clock)
+        self._builder = Builder(self._outgoing, clock)
+        self._flusher = Flusher(self._tenants, self._builder, interval_ms=interval_ms, clock=clock)
         self._retention = Periodic(
             self._tenants, retain, interval_ms=min(interval_ms, limits.archive_retention_ms_max)
         )
@@ -75,6 +77,7 @@ class Archive:
             self._clock,
             self._outgoing,
             self._requests,
+            self._builder,
             self._on_step,
         )
         self._tenants[journal.tenant_id] = archive
@@ -168,8 +171,9 @@ class Archive:
             if self.settings.compaction:
                 nursery.start_soon(self._compaction.run)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         self.store.close()
+        await self._builder.aclose()
 
 
 @asynccontextmanager
@@ -191,4 +195,4 @@ async def open_archive(
             yield archive
             nursery.cancel_scope.cancel()
     finally:
-        archive.close()
+        await archive.aclose()

@@ -19,7 +19,7 @@ _KINDS: Final = pa.array(["", *(RecordKind(number).name for number in sorted(Rec
 assert len(_KINDS) == max(RecordKind) + 1, "a record's kind is its index"
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """For who has the interpreter for itself."""
 
 
@@ -55,7 +55,7 @@ class TableBuilder:
             self._run_texts.append(run_id_text(run))
             self._values += values
 
-    def tables(self, pause: Callable[[], None] = _go_on) -> dict[str, pa.Table]:
+    def tables(self, pause: Callable[[], None] = go_on) -> dict[str, pa.Table]:
         """What was gathered; the builder is empty again. Arrow makes a column without letting
         another thread in, hence the `pause` between them."""
         tables = {

@@ -7,7 +7,7 @@ hot and visible there. Deletes nothing: that is retention's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ from engine.archive.batches import (
     ended_of,
     id_range,
 )
+from engine.archive.builder import Builder, encoded_slices
 from engine.archive.parquet import BatchWriter, WrittenFile
-from engine.archive.reading import portions
+from engine.archive.reading import portions, read_runs
 from engine.archive.rehydrate import is_adopted, rehydrate_tenant
 from engine.archive.services import Backoff, Tenants, for_each
 from engine.archive.steps import Step
@@ -47,8 +48,11 @@ _UPLOADED: Final = {
 
 
 class Flusher:
-    def __init__(self, tenants: Tenants, *, interval_ms: int, clock: Clock) -> None:
+    def __init__(
+        self, tenants: Tenants, builder: Builder, *, interval_ms: int, clock: Clock
+    ) -> None:
         self._tenants = tenants
+        self._builder = builder
         self._interval_ms = interval_ms
         self._clock = clock
         self._wakeup = trio.Event()
@@ -60,6 +64,7 @@ class Flusher:
 
     async def run(self) -> None:
         while True:
+            await self._builder.end_if_unused()
             wait_ms = self.backoff.delay_ms or self._interval_ms
             with trio.move_on_after(wait_ms / 1_000):
                 # A store that is down is not asked more often because more runs end.
@@ -163,7 +168,10 @@ async def _complete(archive: TenantArchive, plan: Batch) -> list[Batch]:
     """From planned to acknowledged; nothing if none of its runs can be archived."""
     refused: dict[RunId, EngineError] = {}
     with batch_folder(archive, plan) as folder:
-        files = await archive.in_thread(_build, archive, plan, folder, refused)
+        if plan.runs > limits.archive_inside_runs_max:
+            files = await _build_beside(archive, plan, folder, refused)
+        else:
+            files = await archive.in_thread(_build, archive, plan, folder, refused)
         for run, error in refused.items():
             archive.refuse(run, error)
         kept = [one for one in ended_of(plan.hot) if RunId(one[8:]) not in refused]
@@ -199,18 +207,45 @@ def _build(
     folder: Path,
     refused: dict[RunId, EngineError],
 ) -> dict[str, WrittenFile]:
+    """Here, in a thread: of few runs, that are not worth a message to anybody."""
     pacer = archive.pacer
     writer = BatchWriter(folder, runs=plan.runs)
     try:
         values_of = archive.journal.store.record_values
-        for tables in portions(_runs_of(plan), values_of, pacer, refused.__setitem__):
+        runs = read_runs(_runs_of(plan), values_of, pacer, refused.__setitem__)
+        for tables in portions(runs, pacer.between, refused.__setitem__):
             writer.write(tables)
             pacer.pause()
     except BaseException:
         writer.abandon()
         raise
+    return writer.finish(_facts_without(plan, refused))
+
+
+async def _build_beside(
+    archive: TenantArchive,
+    plan: Batch,
+    folder: Path,
+    refused: dict[RunId, EngineError],
+) -> dict[str, WrittenFile]:
+    """In a program of its own, that is given the records."""
+    values_of = archive.journal.store.record_values
+    runs = read_runs(_runs_of(plan), values_of, archive.pacer, refused.__setitem__)
+    async with archive.builder.batch(folder, plan.runs) as program:
+        slices = encoded_slices(runs)
+        while (some := await archive.in_thread(next, slices, None)) is not None:
+            await program.add(some)
+        refused |= await program.gathered()
+        facts = _facts_without(plan, refused)
+        if not facts:
+            await program.abandon()
+            return {}
+        return await program.finish(facts)
+
+
+def _facts_without(plan: Batch, refused: Collection[RunId]) -> dict[str, Any]:
     kept = [run for run in _runs_of(plan) if run not in refused]
-    return writer.finish(facts_of(plan, id_range(kept), len(kept)) if kept else {})
+    return facts_of(plan, id_range(kept), len(kept)) if kept else {}
 
 
 def _runs_of(plan: Batch) -> Iterator[RunId]:

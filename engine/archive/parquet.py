@@ -7,6 +7,7 @@ object. Knows no journal and no manifest.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,20 +46,21 @@ class BatchWriter:
         self._folder = folder
         self._rows = dict.fromkeys(DATA_SETS, 0)
         distinct = max(1, min(runs, limits.archive_portion_runs_max))
-        self._writers = {
-            name: pq.ParquetWriter(
-                self._path(name),
-                schema,
-                compression="zstd",
-                compression_level=_LEVEL,
-                store_schema=False,
-                write_page_checksum=True,
-                write_page_index=True,
-                bloom_filter_options={"run_id": {"ndv": distinct, "fpp": _FALSE_POSITIVES}},
-                sorting_columns=_sorting(schema),
-            )
-            for name, schema in DATA_SETS.items()
-        }
+        with _written():
+            self._writers = {
+                name: pq.ParquetWriter(
+                    self._path(name),
+                    schema,
+                    compression="zstd",
+                    compression_level=_LEVEL,
+                    store_schema=False,
+                    write_page_checksum=True,
+                    write_page_index=True,
+                    bloom_filter_options={"run_id": {"ndv": distinct, "fpp": _FALSE_POSITIVES}},
+                    sorting_columns=_sorting(schema),
+                )
+                for name, schema in DATA_SETS.items()
+            }
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.parquet"
@@ -86,7 +88,8 @@ class BatchWriter:
 
     def abandon(self) -> None:
         for writer in self._writers.values():
-            writer.close()
+            with contextlib.suppress(OSError, pa.ArrowException):  # of a disk that is full
+                writer.close()
 
 
 def _checksum_of(path: Path) -> int:

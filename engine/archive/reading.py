@@ -110,18 +110,33 @@ def _unforeseen(run: RunId, failure: Exception) -> MalformedRecord:
     )
 
 
-def portions(
+def read_runs(
     runs: Iterable[RunId],
     values_of: ValuesOf,
     pacer: Pacer,
     refused: Callable[[RunId, EngineError], None],
-) -> Iterator[Mapping[str, pa.Table]]:
-    """Tables of all data sets, each of at most a portion of runs; who cannot be read is refused
-    and left out."""
-    builder = TableBuilder(with_journal=True)
+) -> Iterator[tuple[RunId, list[bytes]]]:
+    """Each with its records; who cannot be read is refused and left out."""
     for run in runs:
         try:
             values = read_run(run, values_of)
+        except MalformedRecord as error:
+            refused(run, error)
+            continue
+        yield run, values
+        pacer.worked(sum(map(len, values)))
+
+
+def portions(
+    runs: Iterable[tuple[RunId, list[bytes]]],
+    pause: Callable[[], None],
+    refused: Callable[[RunId, EngineError], None],
+) -> Iterator[Mapping[str, pa.Table]]:
+    """Tables of all data sets, each of at most a portion of runs; who cannot be made rows of is
+    refused and left out."""
+    builder = TableBuilder(with_journal=True)
+    for run, values in runs:
+        try:
             builder.add(run, values)
         except MalformedRecord as error:
             refused(run, error)
@@ -131,14 +146,13 @@ def portions(
         except Exception as failure:  # noqa: BLE001 - one run's values are not the others' matter
             refused(run, _unforeseen(run, failure))
             continue
-        pacer.worked(sum(map(len, values)))
         if (
             builder.runs >= limits.archive_portion_runs_max
             or builder.bytes >= limits.archive_portion_bytes_max
         ):
-            yield builder.tables(pacer.between)
+            yield builder.tables(pause)
     if builder.runs:
-        yield builder.tables(pacer.between)
+        yield builder.tables(pause)
 
 
 def hot_tables(runs: Iterable[RunId], values_of: ValuesOf, pacer: Pacer) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from engine.archive.batches import (
     day_of,
     ended_ms,
 )
+from engine.archive.builder import Builder
 from engine.archive.grouping import groups_to_compact
 from engine.archive.lookup import ArchivedRun, read_archived
 from engine.archive.parquet import ParquetObject
@@ -81,6 +82,7 @@ class TenantArchive:
         clock: Clock,
         outgoing: Path,
         requests: trio.CapacityLimiter,
+        builder: Builder,
         on_step: OnStep = go_on,
     ) -> None:
         self.tenant_id: TenantId = journal.tenant_id
@@ -89,6 +91,7 @@ class TenantArchive:
         self.settings = settings
         self.clock = clock
         self.outgoing = outgoing / f"tenant={journal.tenant_id}"
+        self.builder = builder
         self.on_step = on_step
         self.manifest = Manifest(journal)
         self.lock = trio.Lock()  # of who changes the manifest

@@ -267,6 +267,11 @@ archive_portion_runs_max: Final = 2_048
 archive_slice_runs_max: Final = 64
 archive_slice_bytes_max: Final = 256 * KIB
 archive_text_bytes_max: Final = 64 * KIB
+# A batch of more runs than this is made rows of in a program beside the engine; fewer take less
+# than its beginning does. It is a little behind, and ends when there was no batch for so long.
+archive_inside_runs_max: Final = 256
+archive_builder_niceness: Final = 5
+archive_builder_idle_ms: Final = 60_000
 archive_outliers_max: Final = 256
 # When more ended runs wait than this, the archive does not rest for the sake of others.
 archive_hurried_runs: Final = 20_000
@@ -320,9 +325,9 @@ query_rows_per_fetch: Final = 1_000
 query_unreadable_ms: Final = 60_000
 query_unreadable_files_max: Final = 100
 query_unreadable_kept_max: Final = 10_000
-# Between the engine and a process of queries. A part is read in one go on the event loop.
-query_frame_bytes_max: Final = 64 * MIB
-query_part_bytes_max: Final = 256 * KIB
+# Between the engine and a program beside it. A part is read in one go on the event loop.
+process_frame_bytes_max: Final = 64 * MIB
+process_part_bytes_max: Final = 256 * KIB
 # A query that is stopped and does not hear it is ended with its process after this, and one that
 # does has given the process back, with everything that it remembers of the files.
 query_stop_ms: Final = 300

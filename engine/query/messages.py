@@ -8,20 +8,15 @@ is an error of the sender. Knows neither processes nor SQL.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
 
-from engine.base import limits
 from engine.base.ids import TenantId
 from engine.config.query import QuerySettings
 from engine.model.views import RunFilter, RunPage
 from engine.query.ports import StoreAccess
-
-HEAD: Final = struct.Struct("<IB")
 
 
 class Kind(IntEnum):
@@ -143,29 +138,3 @@ decode_ready: Final = msgspec.msgpack.Decoder(Ready).decode
 decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 decode_failed: Final = msgspec.msgpack.Decoder(Failed).decode
 decode_rows: Final = msgspec.msgpack.Decoder(Rows).decode
-
-
-class BadFrame(Exception):
-    """What came is no frame of ours."""
-
-
-def head(kind: Kind, size: int) -> bytes:
-    assert size <= limits.query_frame_bytes_max
-    return HEAD.pack(size, kind)
-
-
-def parsed_head(data: bytes | bytearray) -> tuple[int, Kind]:
-    size, number = HEAD.unpack_from(data)
-    if size > limits.query_frame_bytes_max:
-        raise BadFrame(f"a frame of {size} bytes")
-    try:
-        return size, Kind(number)
-    except ValueError as error:
-        raise BadFrame(f"a frame of kind {number}") from error
-
-
-def pieces(data: bytes | memoryview) -> Iterator[memoryview]:
-    """The bytes in parts that a frame can carry without holding up the others."""
-    whole = memoryview(data)
-    for first in range(0, len(whole), limits.query_part_bytes_max):
-        yield whole[first : first + limits.query_part_bytes_max]

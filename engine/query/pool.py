@@ -227,7 +227,7 @@ class QueryPool:
             for lane, one in running:
                 if one.taken_bytes() > lane.prepared.data_bytes_max:
                     _log.warning("a query of tenant %s took too much memory", one.served)
-                    one.end(too_large=True)
+                    one.end_as_too_large()
             self.end_the_unused()
             if running:
                 await trio.sleep(limits.query_watch_ms / 1_000)

@@ -1,19 +1,14 @@
-"""One process of queries as the engine sees it: begun, asked one thing at a time, ended.
+"""One process of queries as the engine sees it: asked one thing at a time.
 
-It is a program of its own (`engine/query/child`), not a copy of this one: nothing of the engine's
-memory is in it, and it ends with the engine. What it says is checked as what a stranger says. Knows
-no SQL and not whose turn it is.
+What it says is checked as what a stranger says, and its end is an answer like another. Knows no SQL
+and not whose turn it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,10 +16,11 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-import engine
 from engine.base import errors, limits
 from engine.base.errors import EngineError, InvalidQuery, QueryTooLarge
 from engine.base.ids import TenantId
+from engine.processes import frames, process
+from engine.processes.process import Begun, ChildProcess
 from engine.query import messages
 from engine.query.messages import Answer, Kind
 
@@ -56,34 +52,11 @@ _TOO_LARGE: Final = (
     "the query needs more memory than a query may take; aggregate sooner, or read fewer days and "
     "columns"
 )
-_ENVIRONMENT: Final = {
-    "LANG": "C.UTF-8",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    # Pools of memory that threads of their own tend, or that keep what they have: not here.
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "MALLOC_ARENA_MAX": "2",
-}
+_MODULE: Final = "engine.query.child"
 
 
 def begin(scratch: Path) -> QueryProcess:
-    """Not in a thread: the process ends with the thread that began it."""
-    scratch.mkdir(mode=0o700)
-    ours, theirs = socket.socketpair()
-    root = Path(engine.__file__).parent.parent
-    environment = {"PYTHONPATH": str(root), "HOME": str(scratch), "TMPDIR": str(scratch)}
-    with theirs, (scratch / "said").open("wb") as said:
-        number = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine.query.child", str(number), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            cwd=scratch,
-            env=_ENVIRONMENT | environment,
-            pass_fds=[number],
-            start_new_session=True,  # a Ctrl-C is for the engine
-        )
-    return QueryProcess(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), scratch)
+    return QueryProcess(process.begin(_MODULE, scratch))
 
 
 class Answered:
@@ -94,29 +67,19 @@ class Answered:
         self.parts: Final = parts
 
 
-class QueryProcess:
+class QueryProcess(ChildProcess):
     """Owned by one task at a time."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], connected: trio.SocketStream, scratch: Path
-    ) -> None:
-        self._process = process
-        self._stream = connected
-        self.scratch: Final = scratch
-        self._received = bytearray()
+    def __init__(self, begun: Begun) -> None:
+        super().__init__(begun)
         self.tenant: TenantId | None = None
         # The directories that it may read, as they were when it was begun.
         self.places: tuple[tuple[int, int] | None, ...] = ()
         self.served: TenantId | None = None  # lately
         self.walls: tuple[str, ...] = ()
-        self.is_ended = False
         self.is_stale = False  # it remembers what is not so any more
         self.used_us = 0  # when it was last given back
         self._too_large = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     # ---- its life ----
 
@@ -130,35 +93,9 @@ class QueryProcess:
         await self._send(Kind.OPEN, messages.encode(messages.Open(tenant)))
         await self._ready()
 
-    def end(self, *, too_large: bool = False) -> None:
-        """At once; whoever waits for its answer hears why."""
-        self._too_large = self._too_large or too_large
-        self.is_ended = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
-
-    async def aclose(self) -> None:
-        """Ends it and waits until it is gone, with all that it held."""
+    def end_as_too_large(self) -> None:
+        self._too_large = True
         self.end()
-        with trio.CancelScope(shield=True):
-            await self._exited()
-            await self._stream.aclose()
-
-    async def _exited(self) -> int:
-        if self._process.returncode is None:
-            descriptor = os.pidfd_open(self.pid)
-            try:
-                await trio.lowlevel.wait_readable(descriptor)
-            finally:
-                os.close(descriptor)
-        return self._process.wait()
-
-    def _said(self) -> str:
-        """The end of what it had to say about its end."""
-        with contextlib.suppress(OSError):
-            said = (self.scratch / "said").read_bytes()
-            return said[-limits.query_message_characters_max :].decode(errors="replace")
-        return ""
 
     def taken_bytes(self) -> int:
         """Its own memory, without what it has in common with others of its kind."""
@@ -190,7 +127,7 @@ class QueryProcess:
         try:
             for kind, stream in (hot or {}).items():
                 for some in stream:
-                    for piece in messages.pieces(some):
+                    for piece in frames.pieces(some):
                         await self._send(kind, piece)
             await self._send(Kind.ASK, messages.encode(request))
             return await self._answered(parts_bytes_max)
@@ -216,7 +153,7 @@ class QueryProcess:
         pieces: list[bytes] = []
         size = 0
         while True:
-            kind, data = await self._frame()
+            kind, data = await self._kind_and_frame()
             if kind in (Kind.PIECE, Kind.PART) and parts_bytes_max is not None:
                 size += len(data)
                 if size > parts_bytes_max:
@@ -235,44 +172,19 @@ class QueryProcess:
                 raise self._broken(f"a frame {kind.name}")
 
     async def _ready(self) -> messages.Ready:
-        kind, data = await self._frame()
+        kind, data = await self._kind_and_frame()
         if kind is not Kind.READY:
             raise self._broken(f"a frame {kind.name}")
         return self._decoded(messages.decode_ready, data)
 
-    # ---- frames ----
-
-    async def _send(self, kind: Kind, data: bytes | memoryview = b"") -> None:
-        """Whole, or the process is of no use any more."""
+    async def _kind_and_frame(self) -> tuple[Kind, bytes]:
+        number, data = await self._frame()
         try:
-            await self._stream.send_all(messages.head(kind, len(data)) + bytes(data))
-        except trio.BrokenResourceError as error:
-            raise await self._died() from error
-        except trio.Cancelled:
-            self.end()
-            raise
+            return Kind(number), data
+        except ValueError as error:
+            raise self._broken(f"a frame of kind {number}") from error
 
-    async def _frame(self) -> tuple[Kind, bytes]:
-        await self._fill(messages.HEAD.size)
-        try:
-            size, kind = messages.parsed_head(self._received)
-        except messages.BadFrame as error:
-            raise self._broken(str(error)) from error
-        await self._fill(messages.HEAD.size + size)
-        data = bytes(self._received[messages.HEAD.size : messages.HEAD.size + size])
-        del self._received[: messages.HEAD.size + size]
-        return kind, data
-
-    async def _fill(self, size: int) -> None:
-        """What has come stays where it is, whoever is cancelled."""
-        while len(self._received) < size:
-            try:
-                some = await self._stream.receive_some(limits.query_part_bytes_max)
-            except trio.BrokenResourceError:
-                some = b""
-            if not some:
-                raise await self._died()
-            self._received += some
+    # ---- what may go wrong ----
 
     def _decoded(self, decode: Callable[[bytes], Result], data: bytes) -> Result:
         try:
@@ -294,10 +206,7 @@ class QueryProcess:
         _log.error("the process of queries %d of tenant %s sent %s", self.pid, self.tenant, said)
         return InvalidQuery("the query broke the process that it ran in; it cannot be answered")
 
-    async def _died(self) -> EngineError:
-        self.end()
-        with trio.CancelScope(shield=True):
-            code = await self._exited()
+    def _ended_error(self, code: int) -> EngineError:
         if self._too_large:
             return QueryTooLarge(_TOO_LARGE)
         _log.warning(

@@ -188,7 +188,7 @@ class QueryTier:
         answered = await turn.read(
             request,
             await self._hot(snapshot, views),
-            parts_bytes_max=self._settings.answer_bytes_max + limits.query_frame_bytes_max,
+            parts_bytes_max=self._settings.answer_bytes_max + limits.process_frame_bytes_max,
         )
         selected = answered.answer
         assert isinstance(selected, messages.Selected)

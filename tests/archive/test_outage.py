@@ -188,7 +188,9 @@ async def test_the_service_goes_on_when_the_store_is_back(
 ) -> None:
     async with house_at(tmp_path, server.settings(endpoint=proxy.endpoint)) as house:
         await house.archive.check()
-        flusher = Flusher({ACME: house.tenant}, interval_ms=10, clock=house.clock)
+        flusher = Flusher(
+            {ACME: house.tenant}, house.tenant.builder, interval_ms=10, clock=house.clock
+        )
         await write_runs(house.journal, 5)
         proxy.be(faults.DOWN)
         assert not await flusher.run_once()

@@ -328,7 +328,9 @@ async def test_a_defect_in_the_archive_of_one_tenant_is_not_the_others(
         tenants = {one.tenant_id: archive.tenant_opened(one) for one in (acme, other)}
         for journal in (acme, other):
             await write_runs(journal, 2)
-        service = flusher.Flusher(tenants, interval_ms=10, clock=ManualClock())
+        service = flusher.Flusher(
+            tenants, tenants[ACME].builder, interval_ms=10, clock=ManualClock()
+        )
         assert await service.run_once(), "the store is not to blame"
         said = {tenant: (await one.status()).last_error for tenant, one in tenants.items()}
         assert "ZeroDivisionError" in said[ACME]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.base import limits
-from engine.base.errors import EngineError, StorageFailed, Unauthorized
+from engine.base.errors import EngineError, InvalidInput, StorageFailed, Unauthorized
 from engine.base.ids import TenantId
 from engine.coordinator.ports import Peer
 from engine.coordinator.server import Coordinator
@@ -181,3 +181,22 @@ async def test_a_long_reason_is_cut() -> None:
 async def test_a_coordinator_knows_its_method_only() -> None:
     coordinator = Coordinator(PlainRuntime(), dialing.tenant_of_token, settings=dialing.PATIENT)
     assert list(coordinator.__mapping__()) == ["/engine.v1.Coordinator/Connect"]
+
+
+async def test_an_event_is_handed_on_whole_and_refused_by_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed_on: list[tuple[object, ...]] = []
+
+    def refuse(*event: object) -> None:
+        handed_on.append(event)
+        raise InvalidInput("not this one", field="event")
+
+    runtime = PlainRuntime()
+    async with serving(runtime) as (address, _), dialed(address) as worker:
+        await worker.register()
+        monkeypatch.setattr(runtime.sessions[0], "emit", refuse)
+        await worker.send(frames.build_emit(b"r" * 16, 7, "log.x", b"1"))
+        refused = await worker.receive()
+    assert handed_on == [(b"r" * 16, 7, "log.x", b"1")]
+    assert (refused.code, refused.run_id, refused.fatal) == ("invalid_input", b"r" * 16, False)

@@ -24,7 +24,8 @@ from engine.base.errors import EngineError
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
 from tests.query.conftest import tier_over
-from tests.query.corpus import UNCALLED, Call, Statements, calls, names_let_through, together
+from tests.query.corpus import Statements
+from tests.query.function_calls import UNCALLED, Call, calls, names_let_through, together
 from tests.query.lake import (
     DAY_MS,
     JANUARY_MS,

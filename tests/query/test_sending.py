@@ -70,7 +70,7 @@ def test_a_large_batch_travels_in_parts_of_bounded_size() -> None:
     parts = Parts()
     assert not send_arrow(parts, found(40_000), 40_000, PLENTY)
     assert len(parts) > 3
-    assert max(map(len, parts)) <= limits.query_part_bytes_max
+    assert max(map(len, parts)) <= limits.process_part_bytes_max
     assert parts.table().num_rows == 40_000
 
 

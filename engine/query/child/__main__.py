@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 import traceback
 from typing import TYPE_CHECKING, Final
 
 from engine.base.errors import EngineError
+from engine.processes import behind, frames
+from engine.processes.line import Line
 from engine.query import messages
 from engine.query.child import confinement
 from engine.query.messages import Kind
@@ -26,36 +27,15 @@ if TYPE_CHECKING:
 _HOT: Final = {Kind.HOT_RUNS: "runs", Kind.HOT_STEPS: "steps"}
 
 
-class Line:
-    """The socket to the engine. Written by one thread at a time."""
+class Answers(Line):
+    """The socket to the engine, as the sink of an answer."""
 
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._sending = threading.Lock()
-
-    def send(self, kind: Kind, data: bytes | memoryview = b"") -> None:
-        with self._sending:
-            self._socket.sendall(messages.head(kind, len(data)))
-            self._socket.sendall(data)
-
-    def receive(self) -> tuple[Kind, bytes]:
-        size, kind = messages.parsed_head(self._exactly(messages.HEAD.size))
-        return kind, self._exactly(size)
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        room = memoryview(data)
-        while room:
-            count = self._socket.recv_into(room)
-            if not count:
-                raise EOFError
-            room = room[count:]
-        return bytes(data)
-
-    # ---- as the sink of an answer ----
+    def next(self) -> tuple[Kind, bytes]:
+        number, data = self.receive()
+        return Kind(number), data
 
     def part(self, data: bytes) -> None:
-        *pieces, last = messages.pieces(data)
+        *pieces, last = frames.pieces(data)
         for piece in pieces:
             self.send(Kind.PIECE, piece)
         self.send(Kind.PART, last)
@@ -64,8 +44,8 @@ class Line:
         self.send(Kind.RESTART)
 
 
-def main(line: Line) -> None:
-    kind, data = line.receive()
+def main(line: Answers) -> None:
+    kind, data = line.next()
     assert kind is Kind.PREPARE
     prepared = messages.decode_prepare(data)
     stand = confinement.confine_process(prepared)
@@ -74,7 +54,7 @@ def main(line: Line) -> None:
 
     serving = Serving(prepared, line)
     line.send(Kind.READY, messages.encode(messages.Ready(stand)))
-    kind, data = line.receive()
+    kind, data = line.next()
     assert kind is Kind.OPEN
     tenant = messages.decode_open(data).tenant
     stand = confinement.confine_to(tenant, prepared)
@@ -83,10 +63,10 @@ def main(line: Line) -> None:
     _serve(line, serving)
 
 
-def _serve(line: Line, serving: Serving) -> None:
+def _serve(line: Answers, serving: Serving) -> None:
     hot: dict[str, list[bytes]] = {"runs": [], "steps": []}
     while True:
-        kind, data = line.receive()
+        kind, data = line.next()
         if kind in _HOT:
             hot[_HOT[kind]].append(data)
         elif kind is Kind.ASK:
@@ -99,9 +79,9 @@ def _serve(line: Line, serving: Serving) -> None:
 
 
 if __name__ == "__main__":
-    confinement.end_with_parent(int(sys.argv[2]))
+    behind.end_with_parent(int(sys.argv[2]))
     try:
-        main(Line(socket.socket(fileno=int(sys.argv[1]))))
+        main(Answers(socket.socket(fileno=int(sys.argv[1]))))
     except (EOFError, ConnectionError):
         pass  # the engine has ended, or does not want this process any more
     except EngineError as error:

@@ -9,16 +9,13 @@ is. Knows no SQL.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.util
 import math
 import os
 import resource
-import signal
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +23,10 @@ import certifi
 
 from engine.base import limits
 from engine.base.ids import TenantId
+from engine.processes import behind
 from engine.query.child import landlock, seccomp
 from engine.query.messages import Prepare
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -62,23 +59,13 @@ _HARMLESS: Final = tuple(
     )
 )
 
-_AUTOGROUP_AGAIN_S: Final = 0.11
-_AUTOGROUP_TRIES_MAX: Final = 5
-
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def end_with_parent(parent: int) -> None:
-    """The kernel ends this process when the thread that began it is gone, however it went."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        raise SystemExit("the engine has ended before this process had begun")
 
 
 def confine_process(prepared: Prepare) -> tuple[str, ...]:
     """The first step. The names of the walls that stand."""
     _limit_resources(prepared)
-    _step_back(prepared.niceness)
+    behind.step_back(prepared.niceness)
     stand = ["limits"]
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
         stand.append("no new privileges")
@@ -142,31 +129,6 @@ def _limit_resources(prepared: Prepare) -> None:
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         resource.setrlimit(name, (value, value))
-
-
-def _step_back(niceness: int) -> None:
-    with contextlib.suppress(OSError):
-        os.nice(niceness)
-    _step_back_as_a_session(niceness)
-    # If memory is short the kernel takes it here, and not from the engine.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def _step_back_as_a_session(niceness: int) -> None:
-    """Where the kernel puts each session into a group of its own, a process is nice to its session
-    alone, which here is itself: the groups share the processors as if nobody were nice."""
-    if os.getsid(0) != os.getpid():
-        return  # others are in it
-    for _ in range(_AUTOGROUP_TRIES_MAX):
-        try:
-            Path("/proc/self/autogroup").write_text(f"{niceness}", encoding="ascii")
-        except BlockingIOError:
-            time.sleep(_AUTOGROUP_AGAIN_S)  # one such change at a time, for all of the machine
-        except OSError:
-            return  # it has no such groups
-        else:
-            return
 
 
 def _drop_capabilities() -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import pyarrow as pa
 
 from engine.base import limits
+from engine.processes import frames
 from engine.query import messages
 from engine.query.child import values
 from engine.query.child.database import Selected as Relation
@@ -45,7 +46,7 @@ def send_rows(sink: Sink, relation: Relation, rows_max: int, bytes_max: int) -> 
             break
         part.append(row)
         part_bytes += size
-        if part_bytes >= limits.query_part_bytes_max:
+        if part_bytes >= limits.process_part_bytes_max:
             sink.part(messages.encode(part))
             part, part_bytes = [], 0
     if part:
@@ -78,13 +79,13 @@ class _Parts:
         self._waiting.append(bytes(data))
         self._waiting_bytes += len(self._waiting[-1])
         self.written += len(self._waiting[-1])
-        if self._waiting_bytes >= limits.query_part_bytes_max:
+        if self._waiting_bytes >= limits.process_part_bytes_max:
             self.flush()
         return len(data)
 
     def flush(self) -> None:
         if self._waiting:
-            for piece in messages.pieces(b"".join(self._waiting)):
+            for piece in frames.pieces(b"".join(self._waiting)):
                 self._sink.part(bytes(piece))
             self._waiting, self._waiting_bytes = [], 0
 
@@ -125,7 +126,7 @@ def send_arrow(
 def _sliced(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     if not batch.num_rows:
         return
-    rows = max(1, limits.query_part_bytes_max * batch.num_rows // max(1, batch.nbytes))
+    rows = max(1, limits.process_part_bytes_max * batch.num_rows // max(1, batch.nbytes))
     for first in itertools.count(0, rows):
         if first >= batch.num_rows:
             return
