@@ -32,7 +32,7 @@ class Reader:
         reader, writer = await asyncio.open_connection(*self._address)
         resumed = f"Last-Event-ID: {self.seen[-1][0]}\r\n" if self.seen else ""
         writer.write(
-            f"GET /v1/runs/{self._run}/events HTTP/1.1\r\nHost: here\r\n{resumed}\r\n".encode()
+            f"GET /v1/runs/{self._run}/events HTTP/1.1\r\nHost: localhost\r\n{resumed}\r\n".encode()
         )
         try:
             head = await reader.readuntil(b"\r\n\r\n")

@@ -217,3 +217,30 @@ def test_what_it_may_not_become_is_refused_quietly(engine: Processes) -> None:
             send(sock, request)
             assert sock.recv(65_536).startswith(b"HTTP/1.1 %b " % status)
     assert not engine.has_said("Traceback")
+
+
+def test_without_keys_only_what_is_said_here_is_answered(tmp_path: Path) -> None:
+    """What a rebound name, a page from elsewhere and a proxy would send to a dev server."""
+    asked = {
+        "": 200,
+        "Host: localhost:1": 200,
+        "Host: evil.example": 401,
+        "Host: evil.example\r\nSec-Fetch-Site: same-origin": 401,
+        "Sec-Fetch-Site: cross-site": 401,
+        "Origin: https://evil.example": 401,
+        "Origin: null": 401,
+        "X-Forwarded-For: 127.0.0.1": 401,
+        "X-Forwarded-Host: localhost": 401,
+        "Forwarded: for=127.0.0.1": 401,
+        "Via: 1.1 proxy": 401,
+    }
+    with processes(tmp_path) as engine:
+        engine.start_runtime()
+        for more in ("", "TE: trailers\r\n"):  # over either way in
+            for lines, status in asked.items():
+                host = "" if lines.startswith("Host") else f"Host: {engine.http}\r\n"
+                line = f"{lines}\r\n" if lines else ""
+                with connected(engine, 1) as (sock,):
+                    send(sock, f"GET /v1/runs HTTP/1.1\r\n{host}{line}{more}\r\n".encode())
+                    found = sock.recv(65_536).split()[1]
+                assert int(found) == status, lines

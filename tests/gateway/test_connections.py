@@ -409,7 +409,9 @@ def outgoing() -> Iterator[tuple[socket.socket, socket.socket]]:
     """A connection from here, as any may have one of the ports that the defaults name; and its
     other end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        client = socket.create_connection(server.getsockname())
+        # With a port that no other connection has, be it one that is over.
+        here = ("127.0.0.1", 0)
+        client = socket.create_connection(server.getsockname(), source_address=here)
         accepted, _ = server.accept()
         with client, accepted:
             yield client, accepted
