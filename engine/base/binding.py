@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from engine.base.limits import bind_patience_s, bind_retry_s
+from engine.base.limits import bind_patience_ms, bind_retry_ms
 
 _TABLES: Final = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENS: Final = "0A"
@@ -32,17 +32,17 @@ async def bind_patiently(
 ) -> None:
     """Waits a moment for a port that nobody listens on. Raises OSError like `bind`, and `holder_of`
     says what is in the way."""
-    waited_s = 0.0
+    waited_ms = 0
     while True:
         try:
             sock.bind(where)
             return
         except OSError as error:
             is_held = error.errno != errno.EADDRINUSE or holder_of(where[1]) == _LISTENER
-            if is_held or waited_s >= bind_patience_s:
+            if is_held or waited_ms >= bind_patience_ms:
                 raise
-        await sleep(bind_retry_s)
-        waited_s += bind_retry_s
+        await sleep(bind_retry_ms / 1_000)
+        waited_ms += bind_retry_ms
 
 
 def holder_of(port: int) -> str:

@@ -12,8 +12,8 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 # A port that an outgoing connection has taken is waited for, and tried this often.
-bind_patience_s: Final = 3.0
-bind_retry_s: Final = 0.05
+bind_patience_ms: Final = 3_000
+bind_retry_ms: Final = 50
 
 # Names and keys.
 name_length_max: Final = 64
