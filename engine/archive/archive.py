@@ -22,7 +22,8 @@ from engine.archive.moving.flusher import Flusher, adopt_and_flush
 from engine.archive.moving.retention import Retained, retain
 from engine.archive.services import Periodic
 from engine.archive.steps import OnStep, go_on
-from engine.archive.store.stores import ObjectStore, S3Access, open_store
+from engine.archive.store.opening import open_store
+from engine.archive.store.stores import ObjectStore, S3Access
 from engine.archive.tenant import TenantArchive
 from engine.base import limits
 from engine.base.clock import Clock, system_clock

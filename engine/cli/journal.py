@@ -27,7 +27,7 @@ from engine.journal.upkeep import backup as backups
 from engine.journal.upkeep import inspect
 from engine.journal.upkeep.salvage import SalvageReport
 from engine.journal.upkeep.salvage import salvage as salvage_store
-from engine.runtime.rebuild import JournaledStates
+from engine.runtime.reading.rebuild import JournaledStates
 
 _SYSTEM: Final = "(system)"
 _PIPE_COLUMNS: Final = 200  # lines of a table are not wrapped where nobody looks at them

@@ -16,11 +16,11 @@ from engine.base.ids import RunId, TenantId
 from engine.config.settings import JournalSettings
 from engine.journal.committer import Release
 from engine.journal.tenants import Journal, open_journal
-from engine.runtime.performing import perform_all
 from engine.runtime.pools import WorkerPools
 from engine.runtime.roster import Roster, TenantFollower
-from engine.runtime.tenant import TenantRuntime
 from engine.runtime.timers import Timers
+from engine.runtime.writer.performing import perform_all
+from engine.runtime.writer.tenant import TenantRuntime
 
 
 class Engine:

@@ -50,15 +50,15 @@ from engine.model.views import (
     StartRequest,
 )
 from engine.model.worker_frames import Component, Register
-from engine.runtime import listing, why
 from engine.runtime.engine import Engine
-from engine.runtime.events import RunEvents
-from engine.runtime.live import Ending, LiveRun, ended_as
 from engine.runtime.pools import WorkerPort
-from engine.runtime.tenant import TenantRuntime
-from engine.runtime.tiers import Tiers
-from engine.runtime.views import list_view, run_view
+from engine.runtime.reading import listing, why
+from engine.runtime.reading.events import RunEvents
+from engine.runtime.reading.tiers import Tiers
+from engine.runtime.reading.views import list_view, run_view
 from engine.runtime.workers import WorkerSession
+from engine.runtime.writer.live import Ending, LiveRun, ended_as
+from engine.runtime.writer.tenant import TenantRuntime
 
 T = TypeVar("T")
 

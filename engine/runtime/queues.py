@@ -13,9 +13,9 @@ from collections.abc import Callable
 from engine.base import limits
 from engine.base.errors import EngineError
 from engine.base.ids import DeploymentId, TenantId
-from engine.runtime.entities import Entities
-from engine.runtime.live import LiveRun
 from engine.runtime.pools import PooledWorker, WorkerPools
+from engine.runtime.writer.entities import Entities
+from engine.runtime.writer.live import LiveRun
 
 Route = tuple[DeploymentId, str]
 _Queues = dict[Route, deque[LiveRun]]

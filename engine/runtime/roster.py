@@ -29,8 +29,8 @@ from engine.base.ids import TenantId
 from engine.journal.tenant import TenantJournal
 from engine.journal.tenants import Journal
 from engine.runtime.pools import WorkerPools
-from engine.runtime.tenant import TenantRuntime
 from engine.runtime.timers import Timers
+from engine.runtime.writer.tenant import TenantRuntime
 
 _log: Final = logging.getLogger(__name__)
 # Of a tenant that sleeps until somebody asks for it.

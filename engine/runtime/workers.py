@@ -30,15 +30,15 @@ from engine.model.payloads import Error, RunFailed
 from engine.model.records import RecordKind
 from engine.model.views import RunEvent
 from engine.model.worker_frames import Refused, RevokeReason
-from engine.runtime.live import LiveRun
-from engine.runtime.performing import AckTo, revoke_frame
 from engine.runtime.pools import Lease, PooledWorker
+from engine.runtime.writer.live import LiveRun
+from engine.runtime.writer.performing import AckTo, revoke_frame
 from engine.wire.journal import decode, encode
 from engine.wire.rules import check_emit, check_record, check_report, checked_run_id
 from engine.wire.worker import encode as encode_cold
 
 if TYPE_CHECKING:
-    from engine.runtime.tenant import TenantRuntime
+    from engine.runtime.writer.tenant import TenantRuntime
 
 # Kinds that the rules look into; the rest goes into the journal unread.
 _READ_KINDS: Final = frozenset(RecordKind) - UNREAD_KINDS | {RecordKind.RUN_COMPLETED}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.archive.store.stores import ObjectStore, open_store
+from engine.archive.store.opening import open_store
+from engine.archive.store.stores import ObjectStore
 from engine.base.clock import ManualClock
 from engine.config.archive import ArchiveSettings
 from tests.archive.faulty_proxy import FaultyProxy, faulty_proxy

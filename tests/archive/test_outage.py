@@ -97,7 +97,7 @@ async def test_an_upload_that_only_looks_done(
 async def test_a_multipart_upload_that_breaks_off(
     tmp_path: Path, server: S3Server, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.archive.store.stores import open_store
+    from engine.archive.store.opening import open_store
 
     store = open_store(server.settings(endpoint=proxy.endpoint), tmp_path)
     store.ensure_ready()

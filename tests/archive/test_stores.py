@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.archive.store import local
-from engine.archive.store.stores import FoundObject, ObjectStore, open_store
+from engine.archive.store.opening import open_store
+from engine.archive.store.stores import FoundObject, ObjectStore
 from engine.base.errors import (
     ArchiveDamaged,
     ArchiveRefused,

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.archive.store.stores import open_store
+from engine.archive.store.opening import open_store
 from engine.cli.checking.archive_checks import check_archive, check_archiving
 from engine.cli.checking.check import Check
 from engine.config.archive import ArchiveSettings

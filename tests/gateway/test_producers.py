@@ -25,7 +25,7 @@ from engine.gateway.handlers.streams import event_bytes
 from engine.model.payloads import PAYLOAD_TYPES
 from engine.model.records import Record, RecordKind
 from engine.model.views import RunEvent
-from engine.runtime.events import _JSON_FIELDS, _NAMES, _event
+from engine.runtime.reading.events import _JSON_FIELDS, _NAMES, _event
 from engine.sdk.client.sse import EventParser
 from engine.wire.journal import encode
 from engine.wire.rules import check_emit

@@ -20,7 +20,7 @@ from engine.base.clock import Clock, system_clock
 from engine.config.settings import JournalSettings
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.worker import ScriptedWorker
 
 # A core of this machine has two threads, and with the other one busy it does half as much.

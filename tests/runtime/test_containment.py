@@ -13,10 +13,11 @@ from engine.base.ids import ProjectId, TenantId
 from engine.journal.committer import Committer
 from engine.model.context import AuthMode, RequestContext
 from engine.model.runs import RunStatus
-from engine.runtime import tenant as tenant_module
-from engine.runtime import workers, writing
+from engine.runtime import workers
 from engine.runtime.handle import Handle
 from engine.runtime.pools import WorkerPools
+from engine.runtime.writer import tenant as tenant_module
+from engine.runtime.writer import writing
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import DONE, connected, request, step
 from tests.runtime.worker import Held, ScriptedWorker

@@ -14,9 +14,9 @@ from engine.core.state import RunState
 from engine.model.runs import ComponentKind, RunStatus
 from engine.model.worker_frames import Component
 from engine.runtime.engine import open_engine
-from engine.runtime.entities import Entities
 from engine.runtime.handle import Handle
-from engine.runtime.live import LiveRun
+from engine.runtime.writer.entities import Entities
+from engine.runtime.writer.live import LiveRun
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import DONE, PARKED, connected, request
 from tests.runtime.worker import ScriptedWorker

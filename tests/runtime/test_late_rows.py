@@ -15,10 +15,10 @@ from engine.journal.layout import open_run_key
 from engine.journal.upkeep.inspect import verify
 from engine.model.commands import SendSignal
 from engine.model.rows import LateRow
-from engine.runtime import appending
 from engine.runtime.handle import Handle
-from engine.runtime.rebuild import JournaledStates
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.reading.rebuild import JournaledStates
+from engine.runtime.writer import appending
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_rebuild import live_through_runs
 from tests.runtime.test_runs import PARKED, connected, request

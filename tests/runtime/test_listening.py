@@ -13,7 +13,7 @@ from engine.base import limits
 from engine.base.ids import RunId
 from engine.model.views import RunEvent
 from engine.runtime.handle import Handle
-from engine.runtime.waiters import Waiters
+from engine.runtime.writer.waiters import Waiters
 from tests.runtime.conftest import CONTEXT
 from tests.runtime.test_runs import connected, request
 

@@ -16,7 +16,7 @@ from engine.model.runs import RunStatus
 from engine.model.views import Started
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import PARKED, completes, connected, request
 from tests.runtime.worker import ScriptedWorker

@@ -23,7 +23,7 @@ from engine.model.runs import RunStatus
 from engine.model.views import RunFilter, StartRequest
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tiers import Tiers
+from engine.runtime.reading.tiers import Tiers
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.tiered import opened, worker_at
 from tests.runtime.worker import DEPLOYMENT, ScriptedWorker

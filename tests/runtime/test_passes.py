@@ -29,7 +29,7 @@ from engine.model.payloads import (
 )
 from engine.model.views import RunView
 from engine.runtime.handle import Handle
-from engine.runtime.live import LiveRun
+from engine.runtime.writer.live import LiveRun
 from engine.wire.journal import encode, kind_of
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.held import ALLOWED_US, QuietWorker, Steps, hold, measured, quiet

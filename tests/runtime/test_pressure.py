@@ -24,7 +24,7 @@ from engine.model.records import RecordKind
 from engine.model.runs import RunStatus
 from engine.model.views import Started
 from engine.runtime.handle import Handle
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import DONE, connected, request, step
 from tests.runtime.worker import Held, ScriptedWorker

@@ -22,11 +22,11 @@ from engine.journal.layout import open_run_key
 from engine.model import effects
 from engine.model.payloads import ChildMode, ChildStarted, StateRead, StateScope, StepCompleted
 from engine.model.runs import RunStatus
-from engine.runtime import bookkeeping
 from engine.runtime.engine import Engine, open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.performing import Call
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer import bookkeeping
+from engine.runtime.writer.performing import Call
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import DONE, completes, connected, request
 from tests.runtime.test_sleep import HOUR_MS, fall_asleep, sleeping_run, wait_open

@@ -27,7 +27,7 @@ from engine.model.payloads import (
 from engine.model.records import RecordKind
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.rebuild import JournaledStates
+from engine.runtime.reading.rebuild import JournaledStates
 from engine.wire.journal import encode
 from tests.journal.sound import batch_of, resources
 from tests.runtime.conftest import CONTEXT, TENANT

@@ -21,7 +21,7 @@ from engine.model.context import AuthMode, RequestContext
 from engine.model.payloads import WaitCreated, WaitKind
 from engine.runtime.engine import Engine, open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.journal.harness import files_as_they_are
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import PARKED, completes, connected, request

@@ -19,12 +19,12 @@ from engine.model import effects
 from engine.model.payloads import RunCompleted, StepCompleted, WaitCreated, WaitKind
 from engine.model.runs import RunStatus
 from engine.model.views import RunEvent
-from engine.runtime import bookkeeping, performing
-from engine.runtime import tenant as tenant_module
 from engine.runtime.engine import open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.live import RunEnded
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer import bookkeeping, performing
+from engine.runtime.writer import tenant as tenant_module
+from engine.runtime.writer.live import RunEnded
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.journal.stores import Gate, GatedStore
 from tests.runtime.conftest import CONTEXT, TENANT
 from tests.runtime.test_runs import DONE, connected, request, step

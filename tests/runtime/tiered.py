@@ -13,7 +13,7 @@ from engine.config.settings import Settings
 from engine.model.payloads import RunCompleted, StepCompleted
 from engine.runtime.engine import Engine, open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tiers import Tiers
+from engine.runtime.reading.tiers import Tiers
 from tests.runtime.conftest import TENANT
 from tests.runtime.worker import Held, ScriptedWorker
 

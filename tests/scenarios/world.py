@@ -19,7 +19,7 @@ from engine.config.settings import JournalSettings
 from engine.model.context import AuthMode, RequestContext
 from engine.runtime.engine import Engine, open_engine
 from engine.runtime.handle import Handle
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.runtime.worker import Held
 from tests.scenarios.workers import ShopWorker, ToldWorker
 

@@ -37,7 +37,7 @@ from engine.model.payloads import (
 from engine.model.records import RecordKind
 from engine.model.runs import RunStatus
 from engine.runtime.engine import Engine
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.tenant import TenantRuntime
 from engine.wire import journal
 from tests.simulation import programs
 from tests.simulation.disk import Disk, TenantFiles

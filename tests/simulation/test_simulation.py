@@ -18,9 +18,9 @@ from engine.core.decide import decide
 from engine.core.state import RunState
 from engine.core.values import Decision
 from engine.model.commands import Command, TimeHasCome
-from engine.runtime import tenant as tenant_module
-from engine.runtime.tenant import TenantRuntime
 from engine.runtime.timers import Timers
+from engine.runtime.writer import tenant as tenant_module
+from engine.runtime.writer.tenant import TenantRuntime
 from tests.simulation.disk import Prepared, SimulatedStore
 from tests.simulation.world import SimulationFailed, simulate
 

@@ -8,7 +8,7 @@ say all that there is to say of it: of the three objects of a batch one is opene
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
@@ -17,12 +17,20 @@ import pyarrow.compute as pc
 from engine.archive.batches import Batch
 from engine.archive.files.parquet import ParquetObject
 from engine.archive.rows.reading import LAST_KINDS
+from engine.archive.store.stores import ObjectStore
 from engine.base.errors import ArchiveDamaged
 from engine.base.ids import RunId, run_id_text
 from engine.model.records import Record, RecordKind
 
-if TYPE_CHECKING:
-    from engine.archive.tenant import TenantArchive
+
+class Shelf(Protocol):
+    """What a look for a run needs of the archive it is in."""
+
+    store: ObjectStore
+
+    def open_object(self, batch: Batch, data_set: str, /) -> ParquetObject: ...
+
+    def report_unreadable(self, key: str, reason: str, /) -> None: ...
 
 
 class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,9 +39,7 @@ class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
     records: list[Record]  # all of them, byte for byte as they were
 
 
-def read_archived(
-    archive: TenantArchive, run: RunId, candidates: Sequence[Batch]
-) -> ArchivedRun | None:
+def read_archived(archive: Shelf, run: RunId, candidates: Sequence[Batch]) -> ArchivedRun | None:
     """From the first batch that has it, newest first. One whose object is damaged is passed over
     unless it may be the one."""
     damaged: ArchiveDamaged | None = None
@@ -54,7 +60,7 @@ def read_archived(
     return None
 
 
-def _read_from(archive: TenantArchive, run: RunId, batch: Batch) -> ArchivedRun | None:
+def _read_from(archive: Shelf, run: RunId, batch: Batch) -> ArchivedRun | None:
     found = archive.open_object(batch, "journal")
     records = records_of(rows_of_run(found, run))
     if not records:

@@ -1,4 +1,4 @@
-"""The port to where objects are kept, and what opens the right one for the settings.
+"""The port to where objects are kept; `opening.py` knows which one the settings name.
 
 An object is written whole or not at all, under a key with `/` in it, and never changed to other
 content. Calls block; callers choose the thread. What goes wrong is typed: `ArchiveUnreachable` may
@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-
-from engine.base.errors import InvalidSettings
-from engine.config.archive import ArchiveSettings
 
 DEFAULT_PREFIX = "engine"
 
@@ -85,19 +82,3 @@ class ObjectStore(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def open_store(settings: ArchiveSettings, data_dir: Path) -> ObjectStore:
-    """Nothing is asked of it yet: a store that is down stops nobody from starting."""
-    from engine.archive.store.local import LocalStore
-    from engine.archive.store.s3 import S3Store
-
-    if settings.is_s3:
-        return S3Store(settings)
-    if "://" in settings.url:
-        raise InvalidSettings(
-            f"archive.url {settings.url.partition('://')[0]}://… is not known: use s3://bucket/"
-            "prefix with archive.endpoint, or the path of a directory",
-            field="archive.url",
-        )
-    return LocalStore(Path(settings.url) if settings.url else data_dir / "archive")

@@ -15,7 +15,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from engine.archive.store.stores import open_store
+from engine.archive.store.opening import open_store
 from engine.base.errors import ArchiveRefused, ArchiveUnreachable, EngineError, InvalidSettings
 from engine.cli.checking.check import Check
 from engine.cli.showing.readable import duration_text

@@ -16,7 +16,7 @@ from engine.config.settings import Settings
 from engine.query.pool import open_pool
 from engine.query.ports import StoreAccess
 from engine.query.query import QueryTier
-from engine.runtime.tiers import Tiers
+from engine.runtime.reading.tiers import Tiers
 
 _log: Final = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from engine.core.values import Decision
 from engine.journal.tenant import TenantJournal
 from engine.model.effects import Effect
 from engine.model.records import NewRecord
-from engine.runtime import appending
-from engine.runtime.live import LiveRun, ending_of
-from engine.runtime.memory import STILL
-from engine.runtime.performing import Call
-from engine.runtime.shared_state import Changes, SharedState
+from engine.runtime.writer import appending
+from engine.runtime.writer.live import LiveRun, ending_of
+from engine.runtime.writer.memory import STILL
+from engine.runtime.writer.performing import Call
+from engine.runtime.writer.shared_state import Changes, SharedState
 
 Row = tuple[bytes, bytes | None]
 

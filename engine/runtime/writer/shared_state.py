@@ -21,7 +21,7 @@ from engine.journal.tenant import TenantJournal
 from engine.model.commands import ReportedEntry, SharedValue
 from engine.model.payloads import StateChanged
 from engine.model.records import RecordKind
-from engine.runtime.performing import Call
+from engine.runtime.writer.performing import Call
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(SharedValue)

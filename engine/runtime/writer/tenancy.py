@@ -15,10 +15,10 @@ from engine.journal.tenant import TenantJournal
 from engine.model.commands import Command
 from engine.model.effects import Effect
 from engine.model.payloads import RunAccepted
-from engine.runtime.live import Ending, LiveRun, RunEnded
 from engine.runtime.pools import WorkerPools
 from engine.runtime.queues import RunQueues
-from engine.runtime.waiters import Waiters
+from engine.runtime.writer.live import Ending, LiveRun, RunEnded
+from engine.runtime.writer.waiters import Waiters
 
 
 class Tenancy(Protocol):

@@ -15,8 +15,8 @@ from engine.base.ids import RunId, parse_run_id, run_id_text
 from engine.core.state import RunState, decode_state
 from engine.journal.layout import OPEN_RUN_TAG, RUN_TAG
 from engine.model.views import STATUS_NAMES, RunFilter, RunPage, RunView
-from engine.runtime.tenant import TenantRuntime
-from engine.runtime.views import list_view, status_name
+from engine.runtime.reading.views import list_view, status_name
+from engine.runtime.writer.tenant import TenantRuntime
 
 
 def list_runs(tenant: TenantRuntime, chosen: RunFilter) -> Awaitable[RunPage]:

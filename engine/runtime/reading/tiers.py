@@ -28,10 +28,10 @@ from engine.model.query import (
 )
 from engine.model.views import RunFilter, RunPage
 from engine.query.query import QueryTier
-from engine.runtime.archived import archived_run
-from engine.runtime.listing import list_runs
-from engine.runtime.live import LiveRun, RunEnded
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.reading.archived import archived_run
+from engine.runtime.reading.listing import list_runs
+from engine.runtime.writer.live import LiveRun, RunEnded
+from engine.runtime.writer.tenant import TenantRuntime
 
 
 class Tiers:

@@ -13,7 +13,7 @@ from engine.core.state import RunState, decode_state
 from engine.journal.layout import open_run_key, run_key
 from engine.journal.tenant import TenantJournal
 from engine.model.runs import RunStatus
-from engine.runtime.live import Ending, LiveRun, ended_as
+from engine.runtime.writer.live import Ending, LiveRun, ended_as
 
 # In these no worker has the run.
 STILL: Final = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RETRYING})

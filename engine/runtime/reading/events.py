@@ -21,9 +21,9 @@ from engine.model.records import Record, RecordKind
 from engine.model.runs import ComponentKind
 from engine.model.views import KIND_NAMES, RunEvent
 from engine.runtime.engine import Engine
-from engine.runtime.live import LiveRun
-from engine.runtime.tenant import TenantRuntime
-from engine.runtime.waiters import Listener, Waiters
+from engine.runtime.writer.live import LiveRun
+from engine.runtime.writer.tenant import TenantRuntime
+from engine.runtime.writer.waiters import Listener, Waiters
 from engine.wire.journal import decode
 
 _NAMES: Final[dict[RecordKind, str]] = {

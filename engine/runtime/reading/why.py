@@ -8,8 +8,8 @@ from engine.base.ids import DeploymentId, run_id_text
 from engine.core.held import OpenWait
 from engine.model.payloads import WaitKind
 from engine.model.runs import RunStatus
-from engine.runtime.live import LiveRun
-from engine.runtime.tenant import TenantRuntime
+from engine.runtime.writer.live import LiveRun
+from engine.runtime.writer.tenant import TenantRuntime
 
 
 def explain(tenant: TenantRuntime, live: LiveRun) -> str:

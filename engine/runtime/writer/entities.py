@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from engine.base.ids import RunId
 from engine.core.state import RunState
 from engine.model.runs import ComponentKind
-from engine.runtime.live import LiveRun
+from engine.runtime.writer.live import LiveRun
 
 # deployment, component, entity key
 EntityKey = tuple[str, str, str]

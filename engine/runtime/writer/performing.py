@@ -14,9 +14,9 @@ from engine.ext import frames
 from engine.model import effects
 from engine.model.effects import Effect
 from engine.model.worker_frames import Revoke, RevokeReason
-from engine.runtime.live import JournalEntryBytes, LiveRun, RunEnded
 from engine.runtime.pools import WorkerPort
-from engine.runtime.tenancy import Tenancy
+from engine.runtime.writer.live import JournalEntryBytes, LiveRun, RunEnded
+from engine.runtime.writer.tenancy import Tenancy
 from engine.wire.worker import encode as encode_cold
 
 

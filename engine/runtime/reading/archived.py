@@ -22,7 +22,7 @@ from engine.ext.replay import RunFold
 from engine.journal.segment import Segment
 from engine.model.records import Record
 from engine.model.runs import RunSummary
-from engine.runtime.live import LiveRun
+from engine.runtime.writer.live import LiveRun
 from engine.wire.journal import decode
 
 

@@ -21,7 +21,7 @@ from engine.model.effects import Effect
 from engine.model.payloads import RunAccepted
 from engine.model.runs import ComponentKind
 from engine.runtime.pools import PooledWorker
-from engine.runtime.tenancy import Tenancy
+from engine.runtime.writer.tenancy import Tenancy
 
 _log: Final = logging.getLogger(__name__)
 # Of a timer that is no run's: look at what is owed.

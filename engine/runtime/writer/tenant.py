@@ -34,21 +34,21 @@ from engine.model import effects
 from engine.model.commands import Command, StartRun, TimeHasCome
 from engine.model.effects import Effect
 from engine.model.payloads import RunAccepted
-from engine.runtime import appending
-from engine.runtime.bookkeeping import NO_RUN, Books, Mingled, start_child
-from engine.runtime.idempotency import IdempotencyKeys
-from engine.runtime.leasing import Leasing
-from engine.runtime.live import Ending, LiveRun, RunEnded
-from engine.runtime.memory import RunMemory
 from engine.runtime.pools import Lease as HeldLease
 from engine.runtime.pools import WorkerPools
 from engine.runtime.queues import RunQueues
-from engine.runtime.recovery import recover
-from engine.runtime.room import check_room, check_writable, wait_for_room
-from engine.runtime.shared_state import SharedState
 from engine.runtime.timers import Timers
-from engine.runtime.waiters import Waiters
-from engine.runtime.writing import Writer
+from engine.runtime.writer import appending
+from engine.runtime.writer.bookkeeping import NO_RUN, Books, Mingled, start_child
+from engine.runtime.writer.idempotency import IdempotencyKeys
+from engine.runtime.writer.leasing import Leasing
+from engine.runtime.writer.live import Ending, LiveRun, RunEnded
+from engine.runtime.writer.memory import RunMemory
+from engine.runtime.writer.recovery import recover
+from engine.runtime.writer.room import check_room, check_writable, wait_for_room
+from engine.runtime.writer.shared_state import SharedState
+from engine.runtime.writer.waiters import Waiters
+from engine.runtime.writer.writing import Writer
 
 _log: Final = logging.getLogger(__name__)
 

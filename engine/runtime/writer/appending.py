@@ -24,8 +24,8 @@ from engine.model.payloads import WaitCreated, WaitResolved
 from engine.model.records import RecordKind
 from engine.model.rows import LateRow, RowValue
 from engine.model.runs import RunStatus
-from engine.runtime.live import LiveRun
-from engine.runtime.performing import RevokeTo
+from engine.runtime.writer.live import LiveRun
+from engine.runtime.writer.performing import RevokeTo
 from engine.wire.journal import encode
 
 # A worker that will go on holding a run hears of what the engine wrote; these it must not miss.

@@ -12,12 +12,12 @@ from engine.base.ids import RunId
 from engine.model import effects
 from engine.model.commands import BeginExecution
 from engine.model.worker_frames import RevokeReason
-from engine.runtime.bookkeeping import Books, LeftBehind, Lost
-from engine.runtime.live import Lease, LiveRun
-from engine.runtime.performing import revoke_frame
 from engine.runtime.pools import Lease as HeldLease
 from engine.runtime.pools import PooledWorker
-from engine.runtime.tenancy import Tenancy
+from engine.runtime.writer.bookkeeping import Books, LeftBehind, Lost
+from engine.runtime.writer.live import Lease, LiveRun
+from engine.runtime.writer.performing import revoke_frame
+from engine.runtime.writer.tenancy import Tenancy
 
 
 class Accounted(Tenancy, Protocol):

@@ -16,9 +16,9 @@ from engine.core.state import RunState, decode_state
 from engine.journal.layout import open_run_key, run_key
 from engine.model.commands import CancelRun, ChildEnded
 from engine.model.runs import RunStatus
-from engine.runtime.entities import entity_of, in_line
-from engine.runtime.live import LiveRun, ended_as
-from engine.runtime.tenancy import Tenancy
+from engine.runtime.writer.entities import entity_of, in_line
+from engine.runtime.writer.live import LiveRun, ended_as
+from engine.runtime.writer.tenancy import Tenancy
 
 _log: Final = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from engine.base import limits
 from engine.base.errors import EngineError
 from engine.base.ids import RunId
 from engine.model.views import RunEvent
-from engine.runtime.live import Ending
+from engine.runtime.writer.live import Ending
 
 # What an event takes beside its name and its data.
 _EVENT_BYTES: Final = 256

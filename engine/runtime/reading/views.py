@@ -22,7 +22,7 @@ from engine.model.views import (
     StatusName,
     WaitView,
 )
-from engine.runtime.live import LiveRun
+from engine.runtime.writer.live import LiveRun
 from engine.wire.journal import decode
 
 

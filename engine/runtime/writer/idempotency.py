@@ -10,7 +10,7 @@ from engine.base.clock import Clock
 from engine.base.ids import RunId
 from engine.journal.layout import expiry_key
 from engine.journal.tenant import TenantJournal
-from engine.runtime.performing import Call
+from engine.runtime.writer.performing import Call
 
 
 class IdempotencyKeys:
