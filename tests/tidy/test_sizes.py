@@ -15,7 +15,7 @@ FILE_LINES_MAX = 500
 LINE_COLUMNS_MAX = 100
 CLASS_LINES_MAX = 250
 # Larger from before the rule: they may only get smaller.
-LARGER_CLASSES = {"Handle": 270, "Machine": 275, "TenantRuntime": 337}
+LARGER_CLASSES = {"Handle": 270, "Machine": 275}
 
 # A remark to a tool stands where the tool wants it; ruff does not count it either.
 _PRAGMA = re.compile(r"\s*# (?:noqa|type: ignore)\b.*$")
