@@ -37,6 +37,8 @@ class RunningSteps:
     def __init__(
         self, site: Worksite, facts: RunFacts, machine: Machine, on_end: Callable[[], None]
     ) -> None:
+        self.run_id = facts.id
+        self.lease_epoch = machine.lease_epoch
         self._site = site
         self._facts = facts
         self._machine = machine
@@ -94,8 +96,8 @@ class RunningSteps:
             position=running.begin.position,
             emit=emitter(
                 self._site,
-                self._facts.id,
-                self._machine.lease_epoch,
+                self.run_id,
+                self.lease_epoch,
                 from_thread=not call.traits.is_async,
             ),
             clock=self._site.clock,
@@ -134,7 +136,7 @@ class RunningSteps:
             attempt=running.begin.attempt,
             first_started_ms=running.begin.first_started_ms or tried.started_ms,
             now_ms=tried.finished_ms,
-            seed=b"%b/%d" % (self._facts.id, running.begin.position),
+            seed=b"%b/%d" % (self.run_id, running.begin.position),
         )
         if retry_at_ms is None:
             # The policy for this very step has been followed to its end; the run's is not to
