@@ -20,7 +20,21 @@ CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["import
 ]
 DOORS = [contract for contract in CONTRACTS if contract["name"].startswith("one door")]
 # Folders that a contract names as its own, and so have to be there.
-FOLDERS = ("gateway", "sdk", "core", "runtime", "journal", "config", "wire", "ext")
+FOLDERS = (
+    "archive.rows",
+    "archive.files",
+    "archive.store",
+    "archive.moving",
+    "archive.tenant",
+    "gateway",
+    "sdk",
+    "core",
+    "runtime",
+    "journal",
+    "config",
+    "wire",
+    "ext",
+)
 
 _IMPORT = re.compile(r"\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))\b")
 EXTENSIONS_MAY_IMPORT = re.compile(r"(engine\.(base|model|ext)|libc|cpython|cython)(\.|$)")
@@ -58,6 +72,10 @@ def test_every_contract_can_be_broken(tmp_path: Path) -> None:
     intruders = {
         "engine.base.intruder": {"engine.model", *foreign},
         "engine.sdk.intruder": {"engine.journal"},
+        "engine.archive.rows.intruder": {
+            "engine.archive.store.always",
+            "engine.archive.files.always",
+        },
         "engine.sdk.replay.intruder": {"engine.sdk.worker.always"},
         "engine.sdk.worker.always": set(),
         "engine.gateway.door.intruder": {"engine.gateway.handlers.always"},
