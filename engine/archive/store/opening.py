@@ -1,4 +1,4 @@
-"""Which store the settings name."""
+"""Which store the settings name: a directory, or a bucket. Knows nothing of what is put there."""
 
 from __future__ import annotations
 
