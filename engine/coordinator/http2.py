@@ -36,9 +36,10 @@ from h2.events import (
 from h2.settings import SettingCodes
 
 from engine.base import limits
+from engine.base.allowance import Allowance
 from engine.base.errors import InvalidInput, LimitExceeded
 from engine.coordinator.ports import Peer
-from engine.coordinator.shares import Allowance, connections_max
+from engine.coordinator.shares import connections_max
 
 _log = logging.getLogger(__name__)
 

@@ -11,25 +11,9 @@ import weakref
 from typing import Final
 
 from engine.base import limits
+from engine.base.allowance import Allowance
 from engine.base.errors import RateLimited
 from engine.base.ids import TenantId
-
-
-class Allowance:
-    """So much at once, and so much a second. What is overspent has to be made good."""
-
-    def __init__(self, at_once: int, per_s: int, now_s: float) -> None:
-        self._at_once: Final = at_once
-        self._per_s: Final = per_s
-        self._left = float(at_once)
-        self._counted_s = now_s
-
-    def spend(self, amount: int, now_s: float) -> float:
-        """In how many seconds this is made good; 0 if nothing is overspent."""
-        earned = (now_s - self._counted_s) * self._per_s
-        self._counted_s = now_s
-        self._left = min(self._left + earned, self._at_once) - amount
-        return max(-self._left / self._per_s, 0.0)
 
 
 class Share:

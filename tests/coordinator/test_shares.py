@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from engine.base import limits
+from engine.base.allowance import Allowance
 from engine.base.ids import RunId, TenantId
-from engine.coordinator.shares import Allowance, Shares, connections_max
+from engine.coordinator.shares import Shares, connections_max
 from engine.ext import frames
 from engine.model.worker_frames import Heartbeat, Registered
 from engine.wire import worker as wire

@@ -76,6 +76,7 @@ def test_every_contract_can_be_broken(tmp_path: Path) -> None:
             "engine.archive.store.always",
             "engine.archive.files.always",
         },
+        "engine.archive.files.intruder": {"engine.archive.moving.always"},
         "engine.sdk.replay.intruder": {"engine.sdk.worker.always"},
         "engine.sdk.worker.always": set(),
         "engine.gateway.door.intruder": {"engine.gateway.handlers.always"},

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from engine.archive.batches import Batch, BatchState
 from engine.archive.files.lookup import records_of
-from engine.archive.files.parquet import checksum_of_object
-from engine.archive.moving.uploads import check_object
+from engine.archive.files.parquet import ParquetObject, checksum_of_object
 from engine.archive.rows.reading import Pacer
 from engine.archive.rows.schema import UPLOAD_ORDER
 from engine.archive.tenant import TenantArchive
@@ -115,3 +114,18 @@ def _hot_values(archive: TenantArchive, run: RunId) -> list[bytes] | None:
     if not values and snapshot.row(run_key(run)) is None:
         return None
     return values
+
+
+def check_object(archive: TenantArchive, key: str, size: int, rows: int) -> ParquetObject:
+    """Gate 1: it is there, as large as it must be, and its footer, read from the store, has as many
+    rows."""
+    found = archive.store.size(key)
+    uri = archive.store.uri(key)
+    if found is None:
+        raise ArchiveDamaged(f"{uri} is missing although it was stored", key=key)
+    if found != size:
+        raise ArchiveDamaged(f"{uri} has {found} bytes and not {size}", key=key)
+    stored = ParquetObject(archive.store, key, size)
+    if stored.rows != rows:
+        raise ArchiveDamaged(f"{uri} has {stored.rows} rows and not {rows}", key=key)
+    return stored

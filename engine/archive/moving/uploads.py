@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.archive.batches import Batch, ObjectFact
-from engine.archive.files.parquet import ParquetObject, WrittenFile
+from engine.archive.files.parquet import WrittenFile
+from engine.archive.files.verify import check_object
 from engine.archive.tenant import TenantArchive
-from engine.base.errors import ArchiveDamaged
 
 
 @contextmanager
@@ -44,18 +44,3 @@ async def upload(
             check_object, archive, batch.key(archive.tenant_id, data_set), file.bytes, file.rows
         )
     return {name: ObjectFact(file.bytes, file.rows, file.checksum) for name, file in files.items()}
-
-
-def check_object(archive: TenantArchive, key: str, size: int, rows: int) -> ParquetObject:
-    """Gate 1: it is there, as large as it must be, and its footer, read from the store, has as many
-    rows."""
-    found = archive.store.size(key)
-    uri = archive.store.uri(key)
-    if found is None:
-        raise ArchiveDamaged(f"{uri} is missing although it was stored", key=key)
-    if found != size:
-        raise ArchiveDamaged(f"{uri} has {found} bytes and not {size}", key=key)
-    stored = ParquetObject(archive.store, key, size)
-    if stored.rows != rows:
-        raise ArchiveDamaged(f"{uri} has {stored.rows} rows and not {rows}", key=key)
-    return stored

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine.base.allowance import Allowance
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES: Final = 9
 
@@ -40,18 +42,19 @@ class FrameBudget:
     """What one connection may still send, from its first byte on."""
 
     def __init__(self, now: float) -> None:
-        self.left = allowance_max
-        self._then = now
+        self._allowance = Allowance(allowance_max, allowance_per_s, now)
         self._skip = len(PREFACE)
         self._head = b""
 
+    @property
+    def left(self) -> float:
+        return self._allowance.left
+
     def earn(self, sent_bytes: int) -> None:
-        self.left = min(allowance_max, self.left + sent_bytes / bytes_per_allowance)
+        self._allowance.earn(sent_bytes / bytes_per_allowance)
 
     def spend(self, data: bytes, now: float) -> bool:
         """Takes what the frames that begin in `data` cost; whether there was enough."""
-        self.left = min(allowance_max, self.left + (now - self._then) * allowance_per_s)
-        self._then = now
         position = 0
         while position < len(data):
             if self._skip:
@@ -65,9 +68,9 @@ class FrameBudget:
             if len(self._head) < HEAD_BYTES:
                 break
             self._skip = int.from_bytes(self._head[:3], "big")
-            self.left -= _price(self._head[3], self._skip)
+            price = _price(self._head[3], self._skip)
             self._head = b""
-            if self.left < 0:
+            if self._allowance.spend(price, now):
                 return False
         return True
 
