@@ -275,6 +275,8 @@ archive_text_bytes_max: Final = 64 * KIB
 archive_inside_runs_max: Final = 256
 archive_builder_niceness: Final = 5
 archive_builder_idle_ms: Final = 60_000
+# Who gives it something, or waits for what it says, waits so long: a slice takes it milliseconds.
+archive_builder_silence_ms: Final = 600_000
 archive_outliers_max: Final = 256
 # When more ended runs wait than this, the archive does not rest for the sake of others.
 archive_hurried_runs: Final = 20_000

@@ -109,6 +109,26 @@ async def test_one_that_was_killed_costs_a_flush_and_no_run(house: House) -> Non
     assert seen(house.tenant) == sorted([*written, *more])
 
 
+@pytest.mark.usefixtures("everything_beside")
+async def test_one_that_stands_still_is_ended_and_costs_no_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = await write_runs(house.journal, 4)
+    await house.archive.flush_now(ACME)
+    more = await write_runs(house.journal, 4)
+    pid = house.tenant.builder.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as sooner:
+        sooner.setattr(limits, "archive_builder_silence_ms", 100)
+        with pytest.raises(StorageFailed, match="did nothing for"):
+            await house.archive.flush_now(ACME)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert seen(house.tenant) == sorted([*written, *more])
+    assert (await house.archive.flush_now(ACME)).runs == 4
+
+
 async def test_a_disk_that_does_not_take_the_files_is_told(
     builder: Builder, tmp_path: Path
 ) -> None:

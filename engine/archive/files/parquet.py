@@ -49,7 +49,7 @@ class BatchWriter:
         with _written():
             self._writers = {
                 name: pq.ParquetWriter(
-                    self._path(name),
+                    path_in(self._folder, name),
                     schema,
                     compression="zstd",
                     compression_level=_LEVEL,
@@ -61,9 +61,6 @@ class BatchWriter:
                 )
                 for name, schema in DATA_SETS.items()
             }
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.parquet"
 
     def write(self, tables: Mapping[str, pa.Table]) -> None:
         with _written():
@@ -81,7 +78,7 @@ class BatchWriter:
             for name in UPLOAD_ORDER:
                 self._writers[name].add_key_value_metadata({_FACTS: said})
                 self._writers[name].close()
-                path = self._path(name)
+                path = path_in(self._folder, name)
                 size = path.stat().st_size
                 written[name] = WrittenFile(path, size, self._rows[name], _checksum_of(path))
         return written
@@ -90,6 +87,11 @@ class BatchWriter:
         for writer in self._writers.values():
             with contextlib.suppress(OSError, pa.ArrowException):  # of a disk that is full
                 writer.close()
+
+
+def path_in(folder: Path, name: str) -> Path:
+    """Where a batch's file of that data set is."""
+    return folder / f"{name}.parquet"
 
 
 def _checksum_of(path: Path) -> int:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
-from engine.archive.files.parquet import WrittenFile
+from engine.archive.files.parquet import WrittenFile, path_in
+from engine.archive.rows.schema import DATA_SETS, UPLOAD_ORDER
 from engine.base import limits
 from engine.base.clock import Clock
 from engine.base.errors import EngineError, MalformedRecord, StorageFailed
@@ -30,6 +31,8 @@ from engine.processes.process import ChildProcess
 _log: Final = logging.getLogger(__name__)
 _MODULE: Final = "engine.archive.moving.builder_child"
 _FOLDER: Final = "builder"
+
+Result = TypeVar("Result")
 
 
 class Kind(IntEnum):
@@ -57,7 +60,6 @@ class Gathered(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    path: str
     bytes: int
     rows: int
     checksum: int
@@ -73,7 +75,11 @@ decode_failed: Final = msgspec.msgpack.Decoder(str).decode
 
 
 class _Process(ChildProcess):
+    """What it says is believed as far as it can be: where its files are is known here, and the rest
+    is held against them when they have arrived."""
+
     async def begin_batch(self, folder: Path, runs: int) -> None:
+        self._folder = folder
         await self._send(Kind.BEGIN, encode(Begin(str(folder), runs)))
 
     async def add(self, encoded: bytes) -> None:
@@ -85,29 +91,57 @@ class _Process(ChildProcess):
     async def gathered(self) -> dict[RunId, EngineError]:
         """Whom it has refused of those that it was given."""
         await self._send(Kind.END)
-        gathered = decode_gathered(await self._answer(Kind.GATHERED))
+        gathered = await self._answer(Kind.GATHERED, decode_gathered)
         for said in gathered.told:
             _log.error("%s", said)
         return {RunId(run): MalformedRecord(reason) for run, reason in gathered.refused.items()}
 
     async def finish(self, facts: Mapping[str, Any]) -> dict[str, WrittenFile]:
         await self._send(Kind.FINISH, encode(facts))
-        written = decode_written(await self._answer(Kind.WRITTEN))
+        written = await self._answer(Kind.WRITTEN, decode_written)
+        if written.keys() != DATA_SETS.keys():
+            raise self._broken(f"files of {', '.join(sorted(written))[:200]}")
         return {
-            name: WrittenFile(Path(file.path), file.bytes, file.rows, file.checksum)
-            for name, file in written.items()
+            name: WrittenFile(
+                path_in(self._folder, name),
+                written[name].bytes,
+                written[name].rows,
+                written[name].checksum,
+            )
+            for name in UPLOAD_ORDER
         }
 
     async def abandon(self) -> None:
         await self._send(Kind.ABANDON)
 
-    async def _answer(self, wanted: Kind) -> bytes:
-        kind, data = await self._frame()
-        if kind == Kind.FAILED:
-            raise StorageFailed(decode_failed(data))
-        if kind != wanted:
-            raise self._broken(f"a frame of kind {kind}")
-        return data
+    async def _answer(self, wanted: Kind, decode: Callable[[bytes], Result]) -> Result:
+        with self._patience():
+            kind, data = await self._frame()
+        try:
+            if kind == wanted:
+                return decode(data)
+            if kind == Kind.FAILED:
+                raise StorageFailed(decode_failed(data))
+        except msgspec.MsgspecError as error:
+            raise self._broken(f"a frame of kind {kind} that is none: {error}") from error
+        raise self._broken(f"a frame of kind {kind}")
+
+    async def _send(self, kind: int, data: bytes | memoryview = b"") -> None:
+        with self._patience():
+            await super()._send(kind, data)
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """All tenants wait for this one program."""
+        with trio.move_on_after(limits.archive_builder_silence_ms / 1_000) as scope:
+            yield
+        if scope.cancelled_caught:
+            self.end()
+            raise StorageFailed(
+                "the program that makes files of ended runs did nothing for "
+                f"{limits.archive_builder_silence_ms // 1_000} s and was ended; the runs stay in "
+                "the hot tier, and it is tried again"
+            )
 
     def _ended_error(self, code: int) -> EngineError:
         name = signal.Signals(-code).name if code < 0 else f"code {code}"

@@ -90,8 +90,7 @@ def _batch(line: Line, begin: builder.Begin) -> None:
         raise
     files = writer.finish(builder.decode_facts(data))
     written = {
-        name: builder.Written(str(file.path), file.bytes, file.rows, file.checksum)
-        for name, file in files.items()
+        name: builder.Written(file.bytes, file.rows, file.checksum) for name, file in files.items()
     }
     line.send(Kind.WRITTEN, builder.encode(written))
 
