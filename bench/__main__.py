@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("journal", "replay", "recovery", "stream", "workflows", "tiering", "query")
+NAMES = ("journal", "replay", "recovery", "stream", "workflows", "tiering", "query", "json_scan")
 
 
 def main() -> int:
