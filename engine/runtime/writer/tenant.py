@@ -200,14 +200,15 @@ class TenantRuntime:
         extra: Sequence[Effect],
         rows: Sequence[tuple[bytes, bytes | None]],
     ) -> None:
-        appending.check_transitions(live.state, decision.entries)
         payloads = appending.payloads_of(decision.entries)
         check_writable(self.journal, len(payloads))
-        for effect in decision.bookkeeping:
-            # Children are written before the record that names them: after a crash in between,
-            # the parent starts the same child again and finds it there.
-            if isinstance(effect, effects.StartChild):
-                start_child(self, effect)
+        children = [one for one in decision.bookkeeping if isinstance(one, effects.StartChild)]
+        if children:
+            # Written before the record that names them: after a crash in between, the parent starts
+            # the same child again and finds it there. So what is refused is refused before.
+            appending.check_transitions(live.state, decision.entries)
+            for child in children:
+                start_child(self, child)
                 check_writable(self.journal, len(payloads))  # it has taken some of the room
         try:
             self._writer.write(live, decision, payloads, extra, rows)
