@@ -8,8 +8,9 @@ one. Knows no journal, no worker and no memory of runs.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
+
+import msgspec
 
 from engine.base import limits
 from engine.core.apply import CHANGED_IN_PLACE, apply
@@ -19,8 +20,7 @@ from engine.core.values import Decision, Entry
 from engine.model.effects import Effect
 
 
-@dataclasses.dataclass(slots=True)
-class Transition:
+class Transition(msgspec.Struct):
     """The state after the entries, the first of which has `first_offset`, and what follows."""
 
     state: RunState
@@ -34,16 +34,18 @@ class Transition:
 
     def accepted(self) -> RunState:
         """The state, for good: what it has taken over from the one before is changed now."""
-        for name, draft in self.drafts.items():
-            setattr(self.state, name, draft.settled())
-        self.drafts.clear()
+        if self.drafts:
+            for name, draft in self.drafts.items():
+                setattr(self.state, name, draft.settled())
+            self.drafts.clear()
         return self.state
 
     def whole(self) -> RunState:
         """The state, to be looked at before it is accepted."""
-        for name, draft in self.drafts.items():
-            setattr(self.state, name, draft.made())
-        self.drafts.clear()
+        if self.drafts:
+            for name, draft in self.drafts.items():
+                setattr(self.state, name, draft.made())
+            self.drafts.clear()
         return self.state
 
 
@@ -68,10 +70,7 @@ def _separate(state: RunState, entries: Sequence[Entry]) -> tuple[RunState, dict
     none of them changes, and each thing in it, since `apply` never changes one."""
     other = copy.copy(state)
     drafts: dict[str, Draft] = {}
-    changed: set[str] = set()
-    for entry in entries:
-        if entry.kind in CHANGED_IN_PLACE:
-            changed.update(CHANGED_IN_PLACE[entry.kind])
+    changed = {name for entry in entries for name in CHANGED_IN_PLACE.get(entry.kind, ())}
     for name in changed:
         held = getattr(state, name)
         if isinstance(held, dict) and len(held) > limits.copied_entries_max:

@@ -3,8 +3,9 @@ ending a run."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+
+import msgspec
 
 from engine.core.held import BufferedSignal, OpenWait
 from engine.core.state import RunState
@@ -15,8 +16,7 @@ from engine.model.records import RecordKind
 from engine.model.runs import RunStatus
 
 
-@dataclasses.dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """A record to append: as the bytes that came over the wire, or as a value to encode."""
 
     kind: RecordKind
@@ -24,16 +24,15 @@ class Entry:
     raw: bytes | None = None
 
 
-@dataclasses.dataclass(slots=True)
-class Decision:
+class Decision(msgspec.Struct):
     entries: list[Entry]
-    bookkeeping: list[Effect] = dataclasses.field(default_factory=list)
-    after_commit: list[Effect] = dataclasses.field(default_factory=list)
+    bookkeeping: list[Effect] = msgspec.field(default_factory=list)
+    after_commit: list[Effect] = msgspec.field(default_factory=list)
     # What stands in the entries, for whoever would have to look through all of them for it.
-    resolved: set[str] = dataclasses.field(default_factory=set)  # by wait id
-    children: set[int] = dataclasses.field(default_factory=set)  # by position
+    resolved: set[str] = msgspec.field(default_factory=set)  # by wait id
+    children: set[int] = msgspec.field(default_factory=set)  # by position
     # Of each name: the signals that no wait of this decision has taken.
-    signals_left: dict[str, Iterator[tuple[str, BufferedSignal]]] = dataclasses.field(
+    signals_left: dict[str, Iterator[tuple[str, BufferedSignal]]] = msgspec.field(
         default_factory=dict
     )
 

@@ -40,6 +40,7 @@ from engine.wire.worker import encode as encode_cold
 if TYPE_CHECKING:
     from engine.runtime.writer.tenant import TenantRuntime
 
+_KINDS: Final = {int(kind): kind for kind in RecordKind}
 # Kinds that the rules look into; the rest goes into the journal unread.
 _READ_KINDS: Final = frozenset(RecordKind) - UNREAD_KINDS | {RecordKind.RUN_COMPLETED}
 
@@ -215,12 +216,11 @@ class WorkerSession:
 
 
 def _reported(kind: int, raw: bytes) -> ReportedEntry:
-    try:
-        known = RecordKind(kind)
-    except ValueError as error:
+    known = _KINDS.get(kind)
+    if known is None:
         raise MalformedRecord(
             f"{kind} is not a kind of record that this engine knows; the worker's SDK is newer",
             kind=kind,
-        ) from error
+        )
     check_record(known, raw)
     return ReportedEntry(known, raw, decode(known, raw) if known in _READ_KINDS else None)

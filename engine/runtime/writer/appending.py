@@ -168,10 +168,11 @@ def deliveries(live: LiveRun, planned: Transition) -> list[Effect]:
     lease = live.lease
     if lease is None or planned.state.status is not RunStatus.RUNNING:
         return []
-    if not any(entry.kind in _DELIVERED or asks_shared(entry.payload) for entry in planned.entries):
-        return []
-    count = len(planned.entries)
-    return [effects.Deliver(live.run_id, lease.epoch, planned.first_offset, count)]
+    for entry in planned.entries:
+        if entry.kind in _DELIVERED or asks_shared(entry.payload):
+            count = len(planned.entries)
+            return [effects.Deliver(live.run_id, lease.epoch, planned.first_offset, count)]
+    return []
 
 
 def note_entries(
@@ -184,9 +185,11 @@ def note_entries(
     """What a dispatch would send is kept as long as it is one page."""
     if live.entries is None:
         return
-    for offset, (entry, payload) in enumerate(zip(entries, payloads, strict=True), first_offset):
+    offset = first_offset
+    for entry, payload in zip(entries, payloads, strict=True):
         live.entries.append((entry.kind, payload, offset, now_us))
         live.entries_bytes += len(payload)
+        offset += 1
     if (
         len(live.entries) > limits.dispatch_entries_cached_max
         or live.entries_bytes > limits.dispatch_page_bytes_max

@@ -59,17 +59,20 @@ class Writer:
                 Call(live.run_id, functools.partial(appending.late_row_written, live, late))
             )
         # What is refused up to here, or here, has changed nothing.
+        if changes:
+            state_rows.extend(self.shared_state.rows(changes))
         segment.append_many_nowait(
             [
                 NewRecord(entry.kind, payload, planned.timestamp_us)
                 for entry, payload in zip(planned.entries, payloads, strict=True)
             ],
-            rows=[*state_rows, *self.shared_state.rows(changes), *rows],
+            rows=[*state_rows, *rows],
             effects=released,
             expected=planned.first_offset,
         )
         live.state, live.late, live.row_bytes = planned.accepted(), late, row_bytes
-        self.shared_state.hold(changes)
+        if changes:
+            self.shared_state.hold(changes)
         appending.note_resolved(live, planned.entries)
         if live.state.is_terminal:
             last = planned.entries[-1]
